@@ -1,0 +1,6 @@
+//! The only reader of switches, files and the environment.
+
+pub mod endpoint;
+pub mod env;
+pub mod layers;
+pub mod limits;

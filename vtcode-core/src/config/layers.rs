@@ -1,0 +1,682 @@
+//! What the user wrote, in layers: defaults < user file < workspace file < environment < command
+//! line. One table knows every key, its range, its variable and its reader; each value remembers
+//! where it came from. Never reads a file itself: texts come in, [`Settings`] go out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::env::Env;
+use crate::config::limits::Limits;
+
+/// What a run is set to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// The provider's name, if one was chosen.
+    pub provider: Option<String>,
+    /// The model's name, if one was chosen.
+    pub model: Option<String>,
+    /// The base URL, if one was chosen.
+    pub base_url: Option<String>,
+    /// Whether a run ends with its profile.
+    pub profiling: bool,
+    /// The numbers that the runtime obeys.
+    pub limits: Limits,
+    off: Off,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What was switched off. The switches become numbers once, when all layers are laid: a switch
+/// holds against a number of the same part, whichever was written first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch that the user may write")]
+struct Off {
+    registry: bool,
+    batching: bool,
+    caching: bool,
+    optimized_loop: bool,
+}
+
+impl Off {
+    fn join(&self, limits: &mut Limits) {
+        if self.registry {
+            limits.tools.validators_kept = 0;
+            limits.tools.statistics = false;
+        }
+        if self.batching || self.optimized_loop {
+            limits.tools.max_batch = 1;
+        }
+        if self.caching {
+            limits.tools.cache.entries = 0;
+            limits.tools.share_reads = false;
+        }
+        if self.optimized_loop {
+            limits.agent.calls_started_mid_stream = 0;
+            limits.tools.max_concurrent = 1;
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It is as shipped.
+    Default,
+    /// The user's file.
+    UserFile(PathBuf),
+    /// The workspace's file.
+    WorkspaceFile(PathBuf),
+    /// A variable of the environment.
+    Environment(&'static str),
+    /// An option of the command line.
+    CommandLine(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::UserFile(path) | Self::WorkspaceFile(path) => path.display().fmt(f),
+            Self::Environment(name) => write!(f, "${name}"),
+            Self::CommandLine(option) => f.write_str(option),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file is not TOML.
+    #[error("{origin}: {what}")]
+    Syntax {
+        /// The file.
+        origin: Origin,
+        /// The parser's words.
+        what: String,
+    },
+    /// No such key.
+    #[error("{origin}: unknown key `{key}`; did you mean `{nearest}`?")]
+    Unknown {
+        /// The file.
+        origin: Origin,
+        /// The key as written.
+        key: String,
+        /// The key with the nearest name.
+        nearest: &'static str,
+    },
+    /// The value does not fit the key.
+    #[error("{origin}: `{key}` is {value}, but must be {wanted}")]
+    Invalid {
+        /// Where it stands.
+        origin: Origin,
+        /// The key.
+        key: &'static str,
+        /// The value as written.
+        value: String,
+        /// What would fit.
+        wanted: String,
+    },
+    /// A workspace's file may not set this.
+    #[error(
+        "{origin}: `{key}` can only be set by you, in your own file, the environment or the \
+         command line: a file that comes with a folder must not redirect your requests"
+    )]
+    NotForWorkspace {
+        /// The file.
+        origin: Origin,
+        /// The key.
+        key: &'static str,
+    },
+}
+
+/// A key of the configuration.
+pub struct Key {
+    /// Its dotted name.
+    pub name: &'static str,
+    /// Its variable in the environment.
+    pub env: Option<&'static str>,
+    /// What it means, with its unit.
+    pub doc: &'static str,
+    /// Whether a workspace's file may set it.
+    pub workspace: bool,
+    kind: Kind,
+    get: fn(&Settings) -> String,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Text(fn(&mut Settings, String)),
+    Switch(fn(&mut Settings, bool)),
+    Number { min: u64, max: u64, set: fn(&mut Settings, u64) },
+}
+
+impl Key {
+    /// Returns what fits the key, in words.
+    pub fn wanted(&self) -> String {
+        match self.kind {
+            Kind::Text(_) => "text".to_owned(),
+            Kind::Switch(_) => "true or false".to_owned(),
+            Kind::Number { min, max: u64::MAX, .. } => format!("a whole number from {min}"),
+            Kind::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
+        }
+    }
+
+    /// Returns the value as shipped, as it is shown.
+    pub fn shipped(&self) -> String {
+        (self.get)(&Settings::default())
+    }
+
+    /// Returns the value as shipped, as TOML; none where only leaving the key out says the same.
+    pub fn shipped_toml(&self) -> Option<String> {
+        let shipped = self.shipped();
+        let mut settings = Settings::default();
+        settings.set(self, &Value::Text(shipped.clone()), Origin::Default).ok()?;
+        settings.origins.clear();
+        (settings == Settings::default()).then(|| match self.kind {
+            Kind::Text(_) => toml::Value::String(shipped).to_string(),
+            Kind::Switch(_) | Kind::Number { .. } => shipped,
+        })
+    }
+}
+
+fn seconds(d: Option<Duration>) -> String {
+    d.map_or_else(|| "unlimited".to_owned(), |d| d.as_secs().to_string())
+}
+
+fn chosen(value: Option<&String>) -> String {
+    value.cloned().unwrap_or_else(|| "not chosen".to_owned())
+}
+
+/// Every key, in the order in which it is shown.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "provider",
+        env: Some("VTCODE_PROVIDER"),
+        doc: "the wire format: `openai` (Chat Completions, also for compatible servers) or `anthropic`",
+        workspace: true,
+        kind: Kind::Text(|s, v| s.provider = Some(v)),
+        get: |s| chosen(s.provider.as_ref()),
+    },
+    Key {
+        name: "model",
+        env: Some("VTCODE_MODEL"),
+        doc: "the model's name as the provider knows it",
+        workspace: true,
+        kind: Kind::Text(|s, v| s.model = Some(v)),
+        get: |s| chosen(s.model.as_ref()),
+    },
+    Key {
+        name: "base_url",
+        env: Some("VTCODE_BASE_URL"),
+        doc: "where the provider is reached; ends in `/v1` for `openai`, the server's root for `anthropic`",
+        workspace: false,
+        kind: Kind::Text(|s, v| s.base_url = Some(v)),
+        get: |s| chosen(s.base_url.as_ref()),
+    },
+    Key {
+        name: "limits.max_turns",
+        env: Some("VTCODE_MAX_TURNS"),
+        doc: "model requests a prompt may take",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 100_000,
+            set: |s, v| s.limits.agent.max_turns = v as u32,
+        },
+        get: |s| s.limits.agent.max_turns.to_string(),
+    },
+    Key {
+        name: "limits.max_tokens",
+        env: Some("VTCODE_MAX_TOKENS"),
+        doc: "input and output tokens a prompt may use",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: u64::MAX,
+            set: |s, v| s.limits.agent.max_tokens = Some(v),
+        },
+        get: |s| {
+            s.limits.agent.max_tokens.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())
+        },
+    },
+    Key {
+        name: "limits.max_wall_s",
+        env: Some("VTCODE_MAX_WALL_S"),
+        doc: "seconds a run may take",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 31_536_000,
+            set: |s, v| s.limits.agent.max_wall = Some(Duration::from_secs(v)),
+        },
+        get: |s| seconds(s.limits.agent.max_wall),
+    },
+    Key {
+        name: "limits.command_timeout_s",
+        env: Some("VTCODE_COMMAND_TIMEOUT_S"),
+        doc: "seconds a command may run when the model names no deadline",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 86_400,
+            set: |s, v| {
+                s.limits.tools.timeout = Duration::from_secs(v);
+                s.limits.tools.max_timeout = s.limits.tools.max_timeout.max(s.limits.tools.timeout);
+            },
+        },
+        get: |s| seconds(Some(s.limits.tools.timeout)),
+    },
+    Key {
+        name: "limits.max_output_tokens",
+        env: Some("VTCODE_MAX_OUTPUT_TOKENS"),
+        doc: "output tokens asked for where the wire demands a number (anthropic)",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000,
+            set: |s, v| s.limits.client.max_output_tokens = v as u32,
+        },
+        get: |s| s.limits.client.max_output_tokens.to_string(),
+    },
+    Key {
+        name: "client.attempts",
+        env: Some("VTCODE_CLIENT_ATTEMPTS"),
+        doc: "attempts of one model request, the first included",
+        workspace: true,
+        kind: Kind::Number { min: 1, max: 20, set: |s, v| s.limits.client.attempts = v as u32 },
+        get: |s| s.limits.client.attempts.to_string(),
+    },
+    Key {
+        name: "client.connect_timeout_s",
+        env: Some("VTCODE_CONNECT_TIMEOUT_S"),
+        doc: "seconds until the connection must stand",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 600,
+            set: |s, v| s.limits.client.connect = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.connect)),
+    },
+    Key {
+        name: "client.first_byte_timeout_s",
+        env: Some("VTCODE_FIRST_BYTE_TIMEOUT_S"),
+        doc: "seconds from the request to the answer's first byte",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 86_400,
+            set: |s, v| s.limits.client.first_byte = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.first_byte)),
+    },
+    Key {
+        name: "client.gap_timeout_s",
+        env: Some("VTCODE_GAP_TIMEOUT_S"),
+        doc: "seconds a streamed answer may pause",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 86_400,
+            set: |s, v| s.limits.client.gap = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.gap)),
+    },
+    Key {
+        name: "optimization.tool_registry.max_concurrent_tools",
+        env: Some("VTCODE_MAX_CONCURRENT_TOOLS"),
+        doc: "tool calls that run at the same time",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 256,
+            set: |s, v| s.limits.tools.max_concurrent = v as usize,
+        },
+        get: |s| s.limits.tools.max_concurrent.to_string(),
+    },
+    Key {
+        name: "optimization.tool_registry.hot_cache_size",
+        env: Some("VTCODE_HOT_CACHE_SIZE"),
+        doc: "compiled argument validators that are kept; 0: compiled at each call",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 4096,
+            set: |s, v| s.limits.tools.validators_kept = v as usize,
+        },
+        get: |s| s.limits.tools.validators_kept.to_string(),
+    },
+    Key {
+        name: "optimization.tool_registry.use_optimized_registry",
+        env: Some("VTCODE_USE_OPTIMIZED_REGISTRY"),
+        doc: "false: no validator is kept and no statistics are recorded",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.off.registry = !on),
+        get: |s| (!s.off.registry).to_string(),
+    },
+    Key {
+        name: "optimization.async_pipeline.max_batch_size",
+        env: Some("VTCODE_MAX_BATCH_SIZE"),
+        doc: "similar calls that may run as one",
+        workspace: true,
+        kind: Kind::Number { min: 1, max: 256, set: |s, v| s.limits.tools.max_batch = v as usize },
+        get: |s| s.limits.tools.max_batch.to_string(),
+    },
+    Key {
+        name: "optimization.async_pipeline.batch_timeout_ms",
+        env: Some("VTCODE_BATCH_TIMEOUT_MS"),
+        doc: "milliseconds that a call of low priority may wait for company; no other call waits",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 60_000,
+            set: |s, v| s.limits.tools.batch_timeout = Duration::from_millis(v),
+        },
+        get: |s| s.limits.tools.batch_timeout.as_millis().to_string(),
+    },
+    Key {
+        name: "optimization.async_pipeline.enable_batching",
+        env: Some("VTCODE_ENABLE_BATCHING"),
+        doc: "false: each call runs alone",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.off.batching = !on),
+        get: |s| (!s.off.batching).to_string(),
+    },
+    Key {
+        name: "optimization.async_pipeline.enable_caching",
+        env: Some("VTCODE_ENABLE_CACHING"),
+        doc: "false: no result of a read is kept or shared",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.off.caching = !on),
+        get: |s| (!s.off.caching).to_string(),
+    },
+    Key {
+        name: "optimization.agent_execution.use_optimized_loop",
+        env: Some("VTCODE_USE_OPTIMIZED_LOOP"),
+        doc: "false: the serial loop; no call starts while the answer still streams, and one runs at a time",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.off.optimized_loop = !on),
+        get: |s| (!s.off.optimized_loop).to_string(),
+    },
+    Key {
+        name: "optimization.profiling.enabled",
+        env: Some("VTCODE_PROFILING_ENABLED"),
+        doc: "end a run with the table of where its time went",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.profiling = on),
+        get: |s| s.profiling.to_string(),
+    },
+];
+
+/// What the layers are made of.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The user's file and its text.
+    pub user_file: Option<(PathBuf, String)>,
+    /// The workspace's file and its text.
+    pub workspace_file: Option<(PathBuf, String)>,
+    /// Key, value and option of each setting on the command line.
+    pub command_line: Vec<(&'static str, String, &'static str)>,
+}
+
+impl Settings {
+    /// Lays the layers over each other.
+    pub fn resolve(sources: &Sources, env: &Env) -> Result<Self, ConfigError> {
+        let mut settings = Self::default();
+        if let Some((path, text)) = &sources.user_file {
+            settings.take_file(text, &Origin::UserFile(path.clone()))?;
+        }
+        if let Some((path, text)) = &sources.workspace_file {
+            settings.take_file(text, &Origin::WorkspaceFile(path.clone()))?;
+        }
+        for key in KEYS {
+            if let Some((name, value)) = key.env.and_then(|name| Some((name, env.text(name)?))) {
+                settings.set(key, &Value::Text(value.to_owned()), Origin::Environment(name))?;
+            }
+        }
+        for (name, value, option) in &sources.command_line {
+            let key = KEYS.iter().find(|key| key.name == *name);
+            let key = key.expect("the options name keys of the table");
+            settings.set(key, &Value::Text(value.clone()), Origin::CommandLine(option))?;
+        }
+        settings.off.join(&mut settings.limits);
+        Ok(settings)
+    }
+
+    /// Returns every key with its value and where it came from.
+    pub fn show(&self) -> impl Iterator<Item = (&'static Key, String, &Origin)> {
+        KEYS.iter().map(|key| {
+            let origin = self.origins.get(key.name).unwrap_or(&Origin::Default);
+            (key, (key.get)(self), origin)
+        })
+    }
+
+    fn take_file(&mut self, text: &str, origin: &Origin) -> Result<(), ConfigError> {
+        let table: toml::Table = toml::from_str(text)
+            .map_err(|e| ConfigError::Syntax { origin: origin.clone(), what: e.to_string() })?;
+        self.take_table("", &table, origin)
+    }
+
+    fn take_table(
+        &mut self,
+        prefix: &str,
+        table: &toml::Table,
+        origin: &Origin,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let name = format!("{prefix}{name}");
+            let below = format!("{name}.");
+            if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+                if matches!(origin, Origin::WorkspaceFile(_)) && !key.workspace {
+                    let origin = origin.clone();
+                    return Err(ConfigError::NotForWorkspace { origin, key: key.name });
+                }
+                self.set(key, &Value::Toml(value), origin.clone())?;
+            } else if let toml::Value::Table(inner) = value
+                && KEYS.iter().any(|key| key.name.starts_with(&below))
+            {
+                self.take_table(&below, inner, origin)?;
+            } else {
+                return Err(ConfigError::Unknown {
+                    origin: origin.clone(),
+                    nearest: nearest(&name),
+                    key: name,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &Key, value: &Value<'_>, origin: Origin) -> Result<(), ConfigError> {
+        let fits = match key.kind {
+            Kind::Text(set) => value.text().map(|text| set(self, text.to_owned())),
+            Kind::Switch(set) => value.switch().map(|on| set(self, on)),
+            Kind::Number { min, max, set } => {
+                let number = value.number().filter(|number| (min..=max).contains(number));
+                number.map(|number| set(self, number))
+            }
+        };
+        if fits.is_none() {
+            let (value, wanted) = (value.shown(), key.wanted());
+            return Err(ConfigError::Invalid { origin, key: key.name, value, wanted });
+        }
+        self.origins.insert(key.name, origin);
+        Ok(())
+    }
+}
+
+/// A value as it was written: typed in a file, text elsewhere.
+enum Value<'a> {
+    Toml(&'a toml::Value),
+    Text(String),
+}
+
+impl Value<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Toml(value) => value.as_str(),
+            Self::Text(text) => Some(text),
+        }
+    }
+
+    fn switch(&self) -> Option<bool> {
+        match self {
+            Self::Toml(value) => value.as_bool(),
+            Self::Text(text) => match text.as_str() {
+                "true" | "1" | "yes" | "on" => Some(true),
+                "false" | "0" | "no" | "off" => Some(false),
+                _ => None,
+            },
+        }
+    }
+
+    fn number(&self) -> Option<u64> {
+        match self {
+            Self::Toml(value) => value.as_integer().and_then(|n| u64::try_from(n).ok()),
+            Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Toml(value) => value.to_string(),
+            Self::Text(text) => format!("`{text}`"),
+        }
+    }
+}
+
+fn nearest(name: &str) -> &'static str {
+    // People get the last word of a key right or wrong more often than its section.
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    let score =
+        |key: &Key| strsim::jaro(key.name, name).max(strsim::jaro(&last(key.name), &last(name)));
+    let best = KEYS.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+    best.map_or("", |key| key.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(user: &str, workspace: &str, env: &[(&str, &str)]) -> Result<Settings, String> {
+        let sources = Sources {
+            user_file: Some(("/home/u/vtcode.toml".into(), user.to_owned())),
+            workspace_file: Some(("/w/vtcode.toml".into(), workspace.to_owned())),
+            command_line: Vec::new(),
+        };
+        Settings::resolve(&sources, &env.iter().copied().collect()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_later_layer_wins_and_each_value_knows_where_it_came_from() {
+        let mut sources = Sources {
+            user_file: Some(("/u.toml".into(), "model = \"a\"\n[limits]\nmax_turns = 5".into())),
+            workspace_file: Some(("/w.toml".into(), "limits.max_turns = 6".into())),
+            command_line: Vec::new(),
+        };
+        let env: Env = [("VTCODE_MODEL", "b")].into_iter().collect();
+        let settings = Settings::resolve(&sources, &env).unwrap();
+        assert_eq!(settings.model.as_deref(), Some("b"));
+        assert_eq!(settings.limits.agent.max_turns, 6);
+        sources.command_line.push(("limits.max_turns", "7".into(), "--max-turns"));
+        let settings = Settings::resolve(&sources, &env).unwrap();
+        assert_eq!(settings.limits.agent.max_turns, 7);
+        let shown: Vec<String> = settings
+            .show()
+            .take(4)
+            .map(|(key, value, origin)| format!("{} = {value} ({origin})", key.name))
+            .collect();
+        expect_test::expect![[r"
+            provider = not chosen (default)
+            model = b ($VTCODE_MODEL)
+            base_url = not chosen (default)
+            limits.max_turns = 7 (--max-turns)"]]
+        .assert_eq(&shown.join("\n"));
+    }
+
+    #[test]
+    fn a_switch_becomes_a_number_whatever_else_was_written() {
+        let file = "[optimization]\nasync_pipeline.enable_batching = false\n\
+                    async_pipeline.max_batch_size = 9\nasync_pipeline.enable_caching = false\n\
+                    tool_registry.use_optimized_registry = false\ntool_registry.hot_cache_size = 4";
+        let tools = resolve(file, "", &[]).unwrap().limits.tools;
+        assert_eq!((tools.max_batch, tools.cache.entries, tools.share_reads), (1, 0, false));
+        assert_eq!((tools.validators_kept, tools.statistics), (0, false));
+
+        let serial = resolve("", "", &[("VTCODE_USE_OPTIMIZED_LOOP", "false")]).unwrap().limits;
+        assert_eq!((serial.tools.max_concurrent, serial.tools.max_batch), (1, 1));
+        assert_eq!(serial.agent.calls_started_mid_stream, 0);
+
+        let seed = "[optimization.tool_registry]\nmax_concurrent_tools = 4\nhot_cache_size = 16\n\
+                    use_optimized_registry = true\n[optimization.async_pipeline]\n\
+                    max_batch_size = 5\nbatch_timeout_ms = 100\nenable_batching = true\n\
+                    enable_caching = true";
+        let tools = resolve(seed, "", &[]).unwrap().limits.tools;
+        assert_eq!((tools.max_concurrent, tools.max_batch, tools.statistics), (4, 5, true));
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let error = resolve("[limits]\nmax_turn = 5", "", &[]).unwrap_err();
+        assert_eq!(
+            error,
+            "/home/u/vtcode.toml: unknown key `limits.max_turn`; did you mean `limits.max_turns`?"
+        );
+        let error = resolve("[limit]\nmax_turns = 5", "", &[]).unwrap_err();
+        assert!(error.contains("unknown key `limit`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_names_the_range_and_the_place() {
+        let error = resolve("", "[limits]\nmax_turns = 0", &[]).unwrap_err();
+        assert_eq!(
+            error,
+            "/w/vtcode.toml: `limits.max_turns` is 0, but must be a whole number from 1 to 100000"
+        );
+        let error = resolve("", "", &[("VTCODE_PROFILING_ENABLED", "maybe")]).unwrap_err();
+        assert_eq!(
+            error,
+            "$VTCODE_PROFILING_ENABLED: `optimization.profiling.enabled` is `maybe`, but must be \
+             true or false"
+        );
+        let error = resolve("model = 3", "", &[]).unwrap_err();
+        assert_eq!(error, "/home/u/vtcode.toml: `model` is 3, but must be text");
+    }
+
+    #[test]
+    fn a_workspace_cannot_redirect_requests() {
+        let error = resolve("", "base_url = \"https://evil.example/v1\"", &[]).unwrap_err();
+        assert!(error.starts_with("/w/vtcode.toml: `base_url` can only be set by you"), "{error}");
+    }
+
+    #[test]
+    fn text_that_is_not_toml_is_an_error_with_its_place() {
+        let error = resolve("= 3", "", &[]).unwrap_err();
+        assert!(error.starts_with("/home/u/vtcode.toml: "), "{error}");
+    }
+
+    #[test]
+    fn every_key_is_named_once_and_has_a_reader() {
+        for (n, key) in KEYS.iter().enumerate() {
+            assert!(
+                KEYS[..n].iter().all(|k| k.name != key.name && k.env != key.env),
+                "{}",
+                key.name
+            );
+            let mut settings = Settings::default();
+            let before = (key.get)(&settings);
+            let other = match key.kind {
+                Kind::Text(_) => "other".to_owned(),
+                Kind::Switch(_) => (before == "false").to_string(),
+                Kind::Number { min, .. } => (min + 1).to_string(),
+            };
+            settings.set(key, &Value::Text(other.clone()), Origin::Default).unwrap();
+            assert_eq!((key.get)(&settings), other, "{}", key.name);
+            let changed = Settings { origins: BTreeMap::new(), ..settings };
+            assert_ne!(changed, Settings::default(), "{}", key.name);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The numbers that the runtime obeys. Switches become numbers once, here: "off" is zero slots or
+//! a batch of one, never another code path.
+
+use std::time::Duration;
+
+/// Every number that the runtime obeys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// The engine's.
+    pub agent: AgentLimits,
+    /// The tools' and the pipeline's.
+    pub tools: ToolLimits,
+    /// The model client's.
+    pub client: ClientLimits,
+}
+
+/// What one session may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentLimits {
+    /// Model requests a prompt may take (a turn is one request and its tool calls).
+    pub max_turns: u32,
+    /// Total wall time of a run, if bounded.
+    pub max_wall: Option<Duration>,
+    /// Input and output tokens a run may use, if bounded.
+    pub max_tokens: Option<u64>,
+    /// Tool calls handed to the pipeline while the answer still streams. 0: after it has ended.
+    pub calls_started_mid_stream: usize,
+}
+
+/// What tool calls may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolLimits {
+    /// Calls that run at the same time.
+    pub max_concurrent: usize,
+    /// A call's deadline when it names none.
+    pub timeout: Duration,
+    /// The longest deadline a call may ask for.
+    pub max_timeout: Duration,
+    /// Bytes of one result that reach the model; the rest of a command's output is spooled.
+    pub result_bytes: usize,
+    /// Calls that may wait; one more is refused.
+    pub max_waiting: usize,
+    /// Waiting this long counts as one level of priority, so that nobody waits for ever.
+    pub aging: Duration,
+    /// Compiled argument validators that are kept; 0: compiled at each call.
+    pub validators_kept: usize,
+    /// Calls that may run as one batch. 1: each runs alone.
+    pub max_batch: usize,
+    /// How long a call of low priority may wait for company. No other call ever does.
+    pub batch_timeout: Duration,
+    /// The results that are kept.
+    pub cache: CacheLimits,
+    /// Whether identical reads in flight share one run.
+    pub share_reads: bool,
+    /// Whether the registry records what became of calls.
+    pub statistics: bool,
+}
+
+/// How much a cache may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Values. 0 keeps none.
+    pub entries: usize,
+    /// The bytes of all values together.
+    pub bytes: usize,
+    /// The age at which a value is not given any more.
+    pub time_to_live: Duration,
+}
+
+/// What a model request may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientLimits {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// From the request sent to the first byte of the answer.
+    pub first_byte: Duration,
+    /// Between two chunks of a streamed answer.
+    pub gap: Duration,
+    /// The whole logical request, retries included.
+    pub total: Duration,
+    /// Attempts of one logical request, the first included.
+    pub attempts: u32,
+    /// The shortest wait before a second attempt.
+    pub backoff: Duration,
+    /// Output tokens asked for where the wire demands a number.
+    pub max_output_tokens: u32,
+}
+
+impl Limits {
+    /// Returns the limits with everything on, as shipped.
+    pub fn full() -> Self {
+        Self {
+            agent: AgentLimits {
+                max_turns: 100,
+                max_wall: None,
+                max_tokens: None,
+                calls_started_mid_stream: usize::MAX,
+            },
+            tools: ToolLimits {
+                max_concurrent: 8,
+                timeout: Duration::from_secs(120),
+                max_timeout: Duration::from_secs(1800),
+                result_bytes: 16 * 1024,
+                max_waiting: 1024,
+                aging: Duration::from_secs(5),
+                validators_kept: 16,
+                max_batch: 5,
+                batch_timeout: Duration::from_millis(100),
+                cache: CacheLimits {
+                    entries: 128,
+                    bytes: 4 * 1024 * 1024,
+                    time_to_live: Duration::from_secs(600),
+                },
+                share_reads: true,
+                statistics: true,
+            },
+            client: ClientLimits {
+                connect: Duration::from_secs(10),
+                first_byte: Duration::from_secs(300),
+                gap: Duration::from_secs(120),
+                total: Duration::from_secs(1800),
+                attempts: 5,
+                backoff: Duration::from_millis(500),
+                max_output_tokens: 16_384,
+            },
+        }
+    }
+
+    /// Returns the limits with every optimization off: the serial loop, from the same code.
+    pub fn plain() -> Self {
+        let mut limits = Self::full();
+        limits.agent.calls_started_mid_stream = 0;
+        limits.tools.max_concurrent = 1;
+        limits.tools.max_batch = 1;
+        limits.tools.validators_kept = 0;
+        limits.tools.cache.entries = 0;
+        limits.tools.share_reads = false;
+        limits.tools.statistics = false;
+        limits
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::full()
+    }
+}

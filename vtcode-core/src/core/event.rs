@@ -1,0 +1,186 @@
+//! The only way out of the engine: what happened, in order, with times.
+//! The journal, the terminal, JSON lines and the profiler all read this one stream.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::llm::message::{FinishReason, Part, Usage};
+use crate::tools::tool::Detail;
+
+/// Something that happened in a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Time since the engine started, in microseconds where it is written.
+    #[serde(rename = "at_us", with = "micros")]
+    pub at: Duration,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What every later run of a session must know to go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionHeader {
+    /// The version of the records that follow; see [`crate::core::journal`].
+    pub format: u32,
+    /// The session's id.
+    pub session_id: String,
+    /// When it began, in milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// The workspace.
+    pub cwd: PathBuf,
+    /// Further folders that tools may touch.
+    #[serde(default)]
+    pub add_dirs: Vec<PathBuf>,
+    /// The provider's name.
+    pub provider: String,
+    /// Where it was reached.
+    pub base_url: String,
+    /// The model's name.
+    pub model: String,
+    /// The system prompt, kept so that a later run sends the same bytes.
+    pub system: String,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// The session exists; the first event of its life.
+    SessionStarted(SessionHeader),
+    /// A later run goes on with it, perhaps with another model.
+    SessionResumed {
+        /// The provider's name.
+        provider: String,
+        /// Where it is reached.
+        base_url: String,
+        /// The model's name.
+        model: String,
+    },
+    /// Work on a prompt begins.
+    PromptStarted {
+        /// The user's words.
+        text: String,
+    },
+    /// A model request goes out.
+    RequestSent {
+        /// Counts the requests of this prompt, from 1.
+        turn: u32,
+        /// The size of its body.
+        body_bytes: usize,
+    },
+    /// The answer to a request begins.
+    FirstByte,
+    /// An attempt failed; another follows after a wait.
+    Retry {
+        /// The attempt that follows, from 2.
+        attempt: u32,
+        /// The wait before it, in microseconds where it is written.
+        #[serde(rename = "wait_us", with = "micros")]
+        wait: Duration,
+        /// Why the last one failed.
+        cause: String,
+    },
+    /// More words of the answer.
+    TextDelta {
+        /// The words.
+        text: String,
+    },
+    /// More thinking.
+    ReasoningDelta {
+        /// The words.
+        text: String,
+    },
+    /// A part of the answer is complete: text, thinking or a tool call.
+    Part {
+        /// All of it.
+        part: Part,
+    },
+    /// The answer to a request is complete.
+    ResponseEnded {
+        /// Why the model stopped.
+        finish: FinishReason,
+        /// What this request used.
+        usage: Usage,
+    },
+    /// A call was handed to the pipeline: from here on it may have run.
+    ToolStarted {
+        /// The call's id.
+        call_id: String,
+        /// The tool.
+        name: String,
+        /// The arguments' text as the model wrote it; not written again, the call's part holds it.
+        #[serde(skip)]
+        arguments: String,
+    },
+    /// A running call printed something.
+    ToolProgress {
+        /// The call's id.
+        call_id: String,
+        /// What it printed.
+        text: String,
+    },
+    /// A call gave its result. Calls finish in any order; the model reads them in the order asked.
+    ToolFinished {
+        /// The call's id.
+        call_id: String,
+        /// The tool.
+        name: String,
+        /// What the model reads.
+        text: String,
+        /// True when the call failed.
+        is_error: bool,
+        /// What it did.
+        detail: Detail,
+        /// How long it waited for its turn in the pipeline.
+        #[serde(rename = "waited_us", with = "micros")]
+        waited: Duration,
+        /// How long it ran.
+        #[serde(rename = "ran_us", with = "micros")]
+        ran: Duration,
+    },
+    /// Something the user should know that stops nothing.
+    Warning {
+        /// The words.
+        message: String,
+    },
+    /// Work on the prompt ended well.
+    PromptFinished {
+        /// What all its requests used.
+        usage: Usage,
+    },
+    /// Work on the prompt ended otherwise.
+    PromptFailed {
+        /// Why, and what to do.
+        error: String,
+        /// What all its requests used.
+        usage: Usage,
+    },
+}
+
+impl EventKind {
+    /// Returns whether the journal keeps it: what a later run needs, and what happened when.
+    pub fn is_durable(&self) -> bool {
+        !matches!(
+            self,
+            Self::TextDelta { .. } | Self::ReasoningDelta { .. } | Self::ToolProgress { .. }
+        )
+    }
+}
+
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        u64::deserialize(d).map(Duration::from_micros)
+    }
+}

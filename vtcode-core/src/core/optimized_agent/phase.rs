@@ -1,0 +1,407 @@
+//! The engine's state machine: a phase and an input go in, the next phase and actions come out.
+//! Knows no clock, no disk and no network, so every interleaving can be tried in a test.
+
+use crate::config::limits::AgentLimits;
+use crate::core::journal::is_silent;
+use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usage, words};
+
+/// Answers in a row without a word or a call that are asked for again before the prompt fails.
+const EMPTY_ANSWERS_ALLOWED: u32 = 1;
+/// Answers in a row that broke off before their first call that are asked for again.
+const BROKEN_ANSWERS_ALLOWED: u32 = 2;
+
+/// Where a session stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Nothing to do until the next prompt.
+    Idle,
+    /// A request is out and its answer may be streaming.
+    Asking(Task, Answer),
+    /// The answer is complete and some of its calls still run.
+    Working(Task, Answer),
+    /// The prompt ends early; its running calls are being ended.
+    Stopping(Task, Answer, End),
+    /// No further input will come.
+    Closed,
+}
+
+/// What a prompt has used so far.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Task {
+    pub(crate) turns: u32,
+    pub(crate) usage: Usage,
+    empty: u32,
+    broken: u32,
+}
+
+/// The answer to one request, as far as it has come.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Answer {
+    parts: Vec<Part>,
+    calls: Vec<Call>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Call {
+    call: ToolCall,
+    state: CallState,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum CallState {
+    Waiting,
+    Running,
+    Done(ToolAnswer),
+}
+
+/// What happens to a session.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Input {
+    Prompt(String),
+    /// A part of the answer is complete.
+    Part(Part),
+    AnswerEnded {
+        finish: FinishReason,
+        usage: Usage,
+    },
+    AnswerBroke(Failure),
+    /// The call at this place in the answer gave its result.
+    CallDone(usize, ToolAnswer),
+    /// The prompt must end early.
+    Stop(Stop),
+    /// No further prompt will come.
+    Closed,
+}
+
+/// What the driver has to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Add a message to the conversation.
+    Append(Message),
+    /// Send the conversation to the model.
+    Ask {
+        turn: u32,
+    },
+    /// The same request goes out again, because its answer was lost.
+    Again {
+        attempt: u32,
+        cause: String,
+    },
+    /// Hand the call at this place in the answer to the pipeline.
+    Start(usize, ToolCall),
+    /// End the stream and all running calls.
+    StopAll,
+    Warn(String),
+    /// The prompt is over.
+    Finish {
+        end: End,
+        usage: Usage,
+        turns: u32,
+    },
+}
+
+/// Why a request gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong and what to do.
+    pub message: String,
+    /// What kind of thing went wrong.
+    pub kind: FailureKind,
+}
+
+/// What kind of thing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No provider could be reached, or it refused the request.
+    Provider,
+    /// The provider answered with failures of its own until no retry was left.
+    Unavailable,
+    /// The answer broke off or could not be read; asking again may help.
+    Stream,
+    /// The model's answer was of no use.
+    Model,
+    /// The session could not be kept.
+    Journal,
+}
+
+/// Why a prompt must end early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Interrupted,
+    Limit(Limit),
+    Failed(Failure),
+}
+
+/// A limit that the user set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// `--max-turns`.
+    Turns(u32),
+    /// `--max-tokens`.
+    Tokens(u64),
+    /// `--max-wall`.
+    Wall(std::time::Duration),
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Turns(1) => write!(f, "the limit of 1 turn was reached (--max-turns)"),
+            Self::Turns(n) => write!(f, "the limit of {n} turns was reached (--max-turns)"),
+            Self::Tokens(n) => write!(f, "the limit of {n} tokens was reached (--max-tokens)"),
+            Self::Wall(d) => write!(f, "the time limit of {d:?} was reached (--max-wall)"),
+        }
+    }
+}
+
+/// How a prompt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// The model said that it is done; its last words.
+    Done(String),
+    /// It could not be done.
+    Failed(Failure),
+    /// A limit ended it.
+    Limit(Limit),
+    /// The user ended it.
+    Interrupted,
+}
+
+/// Returns what follows when `input` happens in `phase`. An input that has no meaning in a phase
+/// (a result that comes after everything was stopped) changes nothing.
+pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, Vec<Action>) {
+    match (phase, input) {
+        (Phase::Idle, Input::Prompt(text)) => {
+            let task = Task { turns: 1, ..Task::default() };
+            let ask = vec![Action::Append(Message::User { text }), Action::Ask { turn: 1 }];
+            (Phase::Asking(task, Answer::default()), ask)
+        }
+        (Phase::Idle, Input::Closed) => (Phase::Closed, Vec::new()),
+        (Phase::Idle, Input::Stop(stop)) => {
+            (Phase::Closed, vec![finish(stop.into(), &Task::default())])
+        }
+        (Phase::Asking(task, answer), Input::Part(part)) => take_part(task, answer, part, limits),
+        (Phase::Asking(mut task, answer), Input::AnswerEnded { finish, usage }) => {
+            task.usage += usage;
+            answer_ended(task, answer, finish, limits)
+        }
+        (Phase::Asking(task, answer), Input::AnswerBroke(failure)) => {
+            answer_broke(task, answer, failure, limits)
+        }
+        (Phase::Asking(task, mut answer), Input::CallDone(index, result)) => {
+            answer.done(index, result);
+            (Phase::Asking(task, answer), Vec::new())
+        }
+        (Phase::Working(task, mut answer), Input::CallDone(index, result)) => {
+            answer.done(index, result);
+            next_turn(task, answer, limits)
+        }
+        (Phase::Stopping(task, mut answer, end), Input::CallDone(index, result)) => {
+            answer.done(index, result);
+            stopping(task, answer, end, Vec::new())
+        }
+        (Phase::Asking(task, answer) | Phase::Working(task, answer), Input::Stop(stop)) => {
+            stopping(task, answer, stop.into(), vec![Action::StopAll])
+        }
+        (phase, _) => (phase, Vec::new()),
+    }
+}
+
+fn take_part(
+    task: Task,
+    mut answer: Answer,
+    part: Part,
+    limits: &AgentLimits,
+) -> (Phase, Vec<Action>) {
+    let mut actions = Vec::new();
+    if let Part::ToolCall(call) = &part {
+        answer.calls.push(Call { call: call.clone(), state: CallState::Waiting });
+        if answer.calls.len() <= limits.calls_started_mid_stream {
+            actions = answer.start_waiting();
+        }
+    }
+    answer.parts.push(part);
+    (Phase::Asking(task, answer), actions)
+}
+
+fn answer_ended(
+    mut task: Task,
+    mut answer: Answer,
+    reason: FinishReason,
+    limits: &AgentLimits,
+) -> (Phase, Vec<Action>) {
+    if !answer.calls.is_empty() {
+        let mut actions = answer.start_waiting();
+        let (phase, more) = next_turn(task, answer, limits);
+        actions.extend(more);
+        return (phase, actions);
+    }
+    let text = words(&answer.parts);
+    if text.trim().is_empty() && reason != FinishReason::Refusal {
+        if task.empty < EMPTY_ANSWERS_ALLOWED {
+            task.empty += 1;
+            let again = Action::Again {
+                attempt: task.empty + 1,
+                cause: "the model gave an empty answer".to_owned(),
+            };
+            return (Phase::Asking(task, Answer::default()), vec![again]);
+        }
+        let failure = Failure {
+            message: "the model gave an empty answer, twice; try another model, or say more in \
+                      the prompt"
+                .to_owned(),
+            kind: FailureKind::Model,
+        };
+        return (Phase::Idle, vec![finish(End::Failed(failure), &task)]);
+    }
+    let mut actions = Vec::new();
+    actions.extend(answer.into_messages());
+    if reason == FinishReason::Length {
+        actions.push(Action::Warn("the answer was cut off at the model's output limit".to_owned()));
+    }
+    let end = if reason == FinishReason::Refusal {
+        let message = format!("the model refused: {}", text.trim());
+        End::Failed(Failure { message, kind: FailureKind::Model })
+    } else {
+        End::Done(text)
+    };
+    actions.push(finish(end, &task));
+    (Phase::Idle, actions)
+}
+
+/// A broken answer that holds calls counts as ended: they ran, or run, and are not asked for again.
+fn answer_broke(
+    mut task: Task,
+    mut answer: Answer,
+    failure: Failure,
+    limits: &AgentLimits,
+) -> (Phase, Vec<Action>) {
+    if !answer.calls.is_empty() {
+        let warning = format!(
+            "the answer broke off after a tool call and goes on from it: {}",
+            failure.message
+        );
+        let mut actions = vec![Action::Warn(warning)];
+        actions.extend(answer.start_waiting());
+        let (phase, more) = next_turn(task, answer, limits);
+        actions.extend(more);
+        return (phase, actions);
+    }
+    if failure.kind == FailureKind::Stream && task.broken < BROKEN_ANSWERS_ALLOWED {
+        task.broken += 1;
+        let again = Action::Again { attempt: task.broken + 1, cause: failure.message };
+        return (Phase::Asking(task, Answer::default()), vec![again]);
+    }
+    let mut actions = answer.into_messages();
+    actions.push(finish(End::Failed(failure), &task));
+    (Phase::Idle, actions)
+}
+
+/// Goes on once every call of a complete answer has its result.
+fn next_turn(mut task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Vec<Action>) {
+    if !answer.calls.iter().all(|call| matches!(call.state, CallState::Done(_))) {
+        return (Phase::Working(task, answer), Vec::new());
+    }
+    let mut actions = answer.into_messages();
+    let tokens = task.usage.input_tokens + task.usage.output_tokens;
+    let limit = if task.turns >= limits.max_turns {
+        Some(Limit::Turns(limits.max_turns))
+    } else {
+        limits.max_tokens.filter(|max| tokens >= *max).map(Limit::Tokens)
+    };
+    if let Some(limit) = limit {
+        actions.push(finish(End::Limit(limit), &task));
+        return (Phase::Idle, actions);
+    }
+    task.turns += 1;
+    (task.empty, task.broken) = (0, 0);
+    actions.push(Action::Ask { turn: task.turns });
+    (Phase::Asking(task, Answer::default()), actions)
+}
+
+/// Ends the prompt once no call runs any more.
+fn stopping(
+    task: Task,
+    answer: Answer,
+    end: End,
+    mut actions: Vec<Action>,
+) -> (Phase, Vec<Action>) {
+    if answer.calls.iter().any(|call| call.state == CallState::Running) {
+        return (Phase::Stopping(task, answer, end), actions);
+    }
+    actions.extend(answer.into_messages());
+    actions.push(finish(end, &task));
+    (Phase::Closed, actions)
+}
+
+fn finish(end: End, task: &Task) -> Action {
+    Action::Finish { end, usage: task.usage, turns: task.turns }
+}
+
+impl Answer {
+    /// Starts every call that waits.
+    fn start_waiting(&mut self) -> Vec<Action> {
+        let waiting =
+            self.calls.iter_mut().enumerate().filter(|(_, c)| c.state == CallState::Waiting);
+        waiting
+            .map(|(index, call)| {
+                call.state = CallState::Running;
+                Action::Start(index, call.call.clone())
+            })
+            .collect()
+    }
+
+    fn done(&mut self, index: usize, result: ToolAnswer) {
+        if let Some(call) = self.calls.get_mut(index) {
+            call.state = CallState::Done(result);
+        }
+    }
+
+    /// Gives the messages that this answer adds to the conversation, results in the order asked.
+    fn into_messages(self) -> Vec<Action> {
+        if is_silent(&self.parts) {
+            return Vec::new();
+        }
+        let results: Vec<ToolAnswer> = self
+            .calls
+            .into_iter()
+            .map(|Call { call, state }| match state {
+                CallState::Done(answer) => answer,
+                CallState::Running => ToolAnswer::interrupted(&call, true),
+                CallState::Waiting => ToolAnswer::interrupted(&call, false),
+            })
+            .collect();
+        let mut messages = vec![Action::Append(Message::Assistant { parts: self.parts })];
+        if !results.is_empty() {
+            messages.push(Action::Append(Message::Tool { results }));
+        }
+        messages
+    }
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done(_) => f.write_str("done"),
+            Self::Failed(failure) => f.write_str(&failure.message),
+            Self::Limit(limit) => limit.fmt(f),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl From<Stop> for End {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Interrupted => Self::Interrupted,
+            Stop::Limit(limit) => Self::Limit(limit),
+            Stop::Failed(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

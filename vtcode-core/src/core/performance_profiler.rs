@@ -1,0 +1,226 @@
+//! Where the time went: events go in, a report comes out.
+//! Nothing depends on its answers.
+
+use std::time::Duration;
+
+use crate::core::event::{Event, EventKind};
+
+mod histogram;
+
+pub use histogram::{Histogram, Percentiles};
+
+/// Adds up, from a session's events, what the session was waiting for at each moment.
+#[derive(Debug, Clone, Default)]
+pub struct Profile {
+    last: Duration,
+    state: Waiting,
+    running: u32,
+    /// Waiting for the model's first byte.
+    pub first_byte: Duration,
+    /// Reading the model's answer; tools may run meanwhile.
+    pub streaming: Duration,
+    /// Waiting for tools, with no request out.
+    pub tools: Duration,
+    /// Everything else: our own work.
+    pub own: Duration,
+    /// Model requests.
+    pub requests: u32,
+    /// Attempts beyond the first.
+    pub retries: u32,
+    /// Tool calls.
+    pub calls: u32,
+    /// The time all calls ran, one after the other; overlapping ones count each.
+    pub calls_ran: Duration,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Waiting {
+    /// Before the first prompt and after the last.
+    #[default]
+    Nobody,
+    FirstByte,
+    Stream,
+    Us,
+}
+
+impl Profile {
+    /// Takes the next event.
+    pub fn take(&mut self, event: &Event) {
+        let passed = event.at.saturating_sub(self.last);
+        // What a running call printed is told by its own task, perhaps a little late.
+        self.last = self.last.max(event.at);
+        match self.state {
+            Waiting::Nobody => {}
+            Waiting::FirstByte => self.first_byte += passed,
+            Waiting::Stream => self.streaming += passed,
+            Waiting::Us if self.running > 0 => self.tools += passed,
+            Waiting::Us => self.own += passed,
+        }
+        match &event.kind {
+            EventKind::PromptStarted { .. } | EventKind::ResponseEnded { .. } => {
+                self.state = Waiting::Us;
+            }
+            EventKind::RequestSent { .. } => {
+                self.requests += 1;
+                self.state = Waiting::FirstByte;
+            }
+            EventKind::Retry { .. } => {
+                self.retries += 1;
+                self.state = Waiting::FirstByte;
+            }
+            EventKind::FirstByte => self.state = Waiting::Stream,
+            EventKind::ToolStarted { .. } => {
+                self.calls += 1;
+                self.running += 1;
+            }
+            EventKind::ToolFinished { ran, .. } => {
+                self.running = self.running.saturating_sub(1);
+                self.calls_ran += *ran;
+            }
+            EventKind::PromptFinished { .. } | EventKind::PromptFailed { .. } => {
+                self.state = Waiting::Nobody;
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the time that prompts were worked on.
+    pub fn total(&self) -> Duration {
+        self.first_byte + self.streaming + self.tools + self.own
+    }
+
+    /// Writes the table that ends a profiled run.
+    pub fn table(&self) -> String {
+        let total = self.total().as_secs_f64();
+        let share = |d: Duration| if total > 0.0 { 100.0 * d.as_secs_f64() / total } else { 0.0 };
+        let row = |name: &str, d: Duration, note: String| {
+            let line = format!("  {name:<28}{:>9}  {:>5.1} %  {note}", show(d), share(d));
+            format!("{}\n", line.trim_end())
+        };
+        let calls = format!("{} calls, {} in sum", self.calls, show(self.calls_ran));
+        let requests = match self.retries {
+            0 => format!("{} requests", self.requests),
+            n => format!("{} requests, {n} retries", self.requests),
+        };
+        [
+            "where the time went:\n".to_owned(),
+            row("model, until it answers", self.first_byte, requests),
+            row("model, while it answers", self.streaming, String::new()),
+            row("tools, with no answer due", self.tools, calls),
+            row("vtcode itself", self.own, String::new()),
+            row("total", self.total(), String::new()),
+        ]
+        .concat()
+    }
+}
+
+/// Writes a duration with three digits and a fitting unit.
+fn show(d: Duration) -> String {
+    match d.as_secs_f64() {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.1} ms", s * 1e3),
+        s => format!("{:.0} µs", s * 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::message::{FinishReason, Usage};
+    use crate::tools::tool::Detail;
+
+    fn profile(events: impl IntoIterator<Item = (u64, EventKind)>) -> Profile {
+        let mut profile = Profile::default();
+        for (ms, kind) in events {
+            profile.take(&Event { at: Duration::from_millis(ms), kind });
+        }
+        profile
+    }
+
+    fn prompt() -> EventKind {
+        EventKind::PromptStarted { text: String::new() }
+    }
+
+    fn sent(turn: u32) -> EventKind {
+        EventKind::RequestSent { turn, body_bytes: 0 }
+    }
+
+    fn ended() -> EventKind {
+        EventKind::ResponseEnded { finish: FinishReason::Stop, usage: Usage::default() }
+    }
+
+    fn finished() -> EventKind {
+        EventKind::PromptFinished { usage: Usage::default() }
+    }
+
+    fn started(id: &str) -> EventKind {
+        let (name, arguments) = (String::new(), String::new());
+        EventKind::ToolStarted { call_id: id.to_owned(), name, arguments }
+    }
+
+    fn done(id: &str, ran_ms: u64) -> EventKind {
+        EventKind::ToolFinished {
+            call_id: id.to_owned(),
+            name: String::new(),
+            text: String::new(),
+            is_error: false,
+            detail: Detail::Plain,
+            waited: Duration::ZERO,
+            ran: Duration::from_millis(ran_ms),
+        }
+    }
+
+    #[test]
+    fn every_moment_is_counted_once() {
+        let profile = profile([
+            (100, prompt()),
+            (101, sent(1)),
+            (151, FIRST_BYTE),
+            (160, started("a")),
+            (170, started("b")),
+            (181, ended()),
+            (191, done("b", 21)),
+            (201, done("a", 41)),
+            (203, sent(2)),
+            (243, FIRST_BYTE),
+            (253, ended()),
+            (254, finished()),
+            (900, prompt()),
+            (901, finished()),
+        ]);
+        let ms = Duration::from_millis;
+        assert_eq!(profile.first_byte, ms(50 + 40));
+        assert_eq!(profile.streaming, ms(30 + 10));
+        assert_eq!(profile.tools, ms(20));
+        assert_eq!(profile.own, ms(1 + 2 + 1 + 1));
+        assert_eq!(profile.total(), ms(154 + 1), "the time between two prompts is nobody's");
+        assert_eq!((profile.requests, profile.retries, profile.calls), (2, 0, 2));
+        assert_eq!(profile.calls_ran, ms(62));
+    }
+
+    const FIRST_BYTE: EventKind = EventKind::FirstByte;
+
+    #[test]
+    fn an_attempt_that_failed_is_waiting_for_the_model() {
+        let retry =
+            EventKind::Retry { attempt: 2, wait: Duration::from_millis(5), cause: String::new() };
+        let events = [(0, prompt()), (0, sent(1)), (10, FIRST_BYTE), (20, retry), (50, finished())];
+        let profile = profile(events);
+        assert_eq!(profile.first_byte, Duration::from_millis(40));
+        assert_eq!(profile.streaming, Duration::from_millis(10));
+        assert_eq!((profile.requests, profile.retries), (1, 1));
+    }
+
+    #[test]
+    fn an_event_that_comes_late_does_not_count_a_moment_twice() {
+        let late = EventKind::ToolProgress { call_id: String::new(), text: String::new() };
+        let events = [(0, prompt()), (10, ended()), (4, late), (12, finished())];
+        assert_eq!(profile(events).total(), Duration::from_millis(12));
+    }
+
+    #[test]
+    fn the_table_of_nothing_divides_by_nothing() {
+        let table = Profile::default().table();
+        assert!(table.contains("0.0 %") && !table.contains("NaN"), "{table}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Talking to models: the conversation's types, the wire formats and the client.
+
+pub mod discover;
+pub mod message;
+pub mod optimized_client;
+pub mod prices;
+pub mod provider;
+
+pub use message::{LLMRequest, LLMResponse};

@@ -1,0 +1,95 @@
+//! Looks for a model server on this machine: ports in, the first base URL and model out.
+//! Asks all ports at once and for a moment only, as most users have none of them.
+//! Never looks beyond loopback and never sends a key.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::Url;
+use serde::Deserialize;
+
+use super::optimized_client::http_client;
+
+/// Where Ollama, LM Studio and llama.cpp listen if nobody told them otherwise.
+pub const LOCAL_PORTS: [u16; 3] = [11434, 1234, 8080];
+
+/// How long a server has to answer. One that is there takes a few milliseconds.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// The longest list of models that is read.
+const MAX_LIST_BYTES: usize = 1024 * 1024;
+
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+/// Returns base URL and model of the first of `ports` at which a server for Chat Completions
+/// answers on this machine. `ports` is usually [`LOCAL_PORTS`].
+pub async fn local_server(ports: &[u16]) -> Option<(String, String)> {
+    let asked = ports.iter().map(|port| async move {
+        let base_url = format!("http://127.0.0.1:{port}/v1");
+        let model = tokio::time::timeout(PATIENCE, first_model(&base_url)).await.ok()??;
+        Some((base_url, model))
+    });
+    join_all(asked).await.into_iter().flatten().next()
+}
+
+async fn first_model(base_url: &str) -> Option<String> {
+    let url = Url::parse(&format!("{base_url}/models")).ok()?;
+    let http = http_client(&url, PATIENCE).ok()?;
+    let mut response = http.get(url).send().await.ok()?.error_for_status().ok()?;
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await.ok()? {
+        body.extend_from_slice(&bytes);
+        if body.len() > MAX_LIST_BYTES {
+            return None;
+        }
+    }
+    let models: Models = serde_json::from_slice(&body).ok()?;
+    // Models that only turn text into vectors stand in the same list.
+    models.data.into_iter().map(|model| model.id).find(|id| !id.contains("embed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llm::optimized_client::tests::{Server, Step, http};
+
+    fn models(ids: &[&str]) -> Vec<Step> {
+        let data: Vec<_> = ids.iter().map(|id| serde_json::json!({"id": id})).collect();
+        let body = serde_json::json!({"object": "list", "data": data}).to_string();
+        vec![Step::Send(http(200, "application/json", &body))]
+    }
+
+    /// Returns a port at which nobody listens.
+    async fn free_port() -> u16 {
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn the_first_port_with_a_model_wins() {
+        let html = vec![Step::Send(http(200, "text/html", "<html>"))];
+        let other = Server::start([html]).await;
+        let empty = Server::start([models(&[])]).await;
+        let first = Server::start([models(&["text-embedding-x", "qwen"])]).await;
+        let second = Server::start([models(&["llama"])]).await;
+        let ports = [free_port().await, other.port(), empty.port(), first.port(), second.port()];
+        assert_eq!(
+            local_server(&ports).await,
+            Some((format!("http://127.0.0.1:{}/v1", first.port()), "qwen".to_owned()))
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_there_and_one_that_hangs_give_none() {
+        let hangs = Server::start([vec![Step::Hang]]).await;
+        assert_eq!(local_server(&[free_port().await, hangs.port()]).await, None);
+        assert_eq!(local_server(&[]).await, None);
+    }
+}

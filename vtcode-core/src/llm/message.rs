@@ -1,0 +1,210 @@
+//! The conversation's types, the same for every wire: messages in, deltas out.
+//! Plain data; rendering is `llm::provider`'s, sending is `llm::optimized_client`'s.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tools::tool::ToolSpec;
+
+/// One message of a conversation. The system prompt is not a message; it stands in [`Setup`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum Message {
+    /// What the user says.
+    User {
+        /// The words.
+        text: String,
+    },
+    /// What the model said, in the order in which it said it.
+    Assistant {
+        /// Its parts.
+        parts: Vec<Part>,
+    },
+    /// The results of the calls of the assistant message before, in the order asked.
+    Tool {
+        /// One for each call.
+        results: Vec<ToolAnswer>,
+    },
+}
+
+/// A piece of an assistant message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Part {
+    /// Words for the user.
+    Text {
+        /// The words.
+        text: String,
+    },
+    /// The model's thinking, kept because some wires want it back unchanged.
+    Reasoning {
+        /// The thinking; empty when the provider sends it sealed.
+        text: String,
+        /// The provider's seal over it, if it gave one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<String>,
+        /// True when `signature` holds sealed content instead of a seal over `text`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        redacted: bool,
+    },
+    /// A tool call.
+    ToolCall(ToolCall),
+}
+
+/// A tool call as the model wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// The provider's id; the answer names it.
+    pub id: String,
+    /// The tool's name.
+    pub name: String,
+    /// The arguments' text as streamed; not proven to be JSON.
+    pub arguments: String,
+}
+
+/// What the model reads in answer to a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolAnswer {
+    /// The id of the call.
+    pub call_id: String,
+    /// The tool's name.
+    pub name: String,
+    /// The result.
+    pub text: String,
+    /// True when the call failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_error: bool,
+}
+
+impl ToolAnswer {
+    /// Returns the answer to a call whose result was lost to an interruption.
+    pub fn interrupted(call: &ToolCall, may_have_run: bool) -> Self {
+        let text = if may_have_run {
+            "interrupted: this call had started and may have run, wholly or in part; look at what \
+             it left before you decide whether to repeat it"
+        } else {
+            "interrupted: this call never started"
+        };
+        Self {
+            call_id: call.id.clone(),
+            name: call.name.clone(),
+            text: text.to_owned(),
+            is_error: true,
+        }
+    }
+}
+
+/// Returns the tool calls among the parts of an answer, in order.
+pub fn tool_calls(parts: &[Part]) -> impl Iterator<Item = &ToolCall> {
+    parts.iter().filter_map(|part| match part {
+        Part::ToolCall(call) => Some(call),
+        _ => None,
+    })
+}
+
+/// Returns the words among the parts of an answer, without thinking and tool calls.
+pub fn words(parts: &[Part]) -> String {
+    let texts = parts.iter().filter_map(|part| match part {
+        Part::Text { text } => Some(text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+/// What a streamed answer is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delta {
+    /// More words for the user.
+    Text(String),
+    /// More thinking.
+    Reasoning(String),
+    /// A finished part of the answer, in order. Text and reasoning parts repeat what their deltas
+    /// said; a tool call comes the moment its arguments are complete, and only here.
+    Part(Part),
+    /// Token counts, as far as they are known; a later one replaces an earlier one.
+    Usage(Usage),
+    /// The model is done; nothing that counts comes after.
+    Finish(FinishReason),
+}
+
+/// Why the model stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// It said all it wanted to.
+    Stop,
+    /// It waits for tool results.
+    ToolCalls,
+    /// The output limit cut it off.
+    Length,
+    /// The provider's filter or the model itself refused.
+    Refusal,
+    /// A reason this version does not know.
+    Other,
+}
+
+/// Token counts of one request, or a sum of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// All input tokens, cached ones included.
+    pub input_tokens: u64,
+    /// Input tokens that the provider took from its cache.
+    pub cached_input_tokens: u64,
+    /// Output tokens, thinking included.
+    pub output_tokens: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens += other.input_tokens;
+        self.cached_input_tokens += other.cached_input_tokens;
+        self.output_tokens += other.output_tokens;
+    }
+}
+
+/// What a request carries besides its messages; constant over a session.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The model's name.
+    pub model: String,
+    /// The system prompt; may be empty.
+    pub system: String,
+    /// The tools offered, in a fixed order.
+    pub tools: Vec<ToolSpec>,
+    /// Output tokens asked for where the wire demands a number.
+    pub max_output_tokens: u32,
+}
+
+/// A request of the library's user: some messages and an optional system prompt.
+#[derive(Debug, Clone, Default)]
+pub struct LLMRequest {
+    /// The system prompt; may be empty.
+    pub system: String,
+    /// The messages.
+    pub messages: Vec<Message>,
+}
+
+impl LLMRequest {
+    /// Returns a request that asks one question.
+    pub fn from_prompt(text: impl Into<String>) -> Self {
+        Self { system: String::new(), messages: vec![Message::User { text: text.into() }] }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LLMResponse {
+    /// Its parts, in order.
+    pub parts: Vec<Part>,
+    /// Why the model stopped.
+    pub finish: FinishReason,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+impl LLMResponse {
+    /// Returns the words of the answer, without thinking and tool calls.
+    pub fn text(&self) -> String {
+        words(&self.parts)
+    }
+}

@@ -1,0 +1,174 @@
+//! What can go wrong with a model request, with what the user can do about it.
+//! Facts in, one sentence out. Never holds a key.
+
+use std::time::Duration;
+
+use crate::llm::provider::DecodeError;
+
+use super::clocks::Clock;
+
+/// Why a model request failed. The causes stand in the message, as it is all that a retry event,
+/// a JSON line or a status bar shows.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlmError {
+    /// The endpoint cannot be used at all.
+    #[error("the endpoint is not usable: {what}")]
+    Endpoint {
+        /// What is wrong, and how it should be.
+        what: String,
+    },
+    /// No connection came about.
+    #[error("cannot reach {url}: {cause}; is the base URL right and the server running?")]
+    Unreachable {
+        /// Where to.
+        url: String,
+        /// The operating system's or the protocol's words.
+        cause: String,
+        /// True when a server of this machine refuses: nobody listens.
+        refused_locally: bool,
+    },
+    /// A clock ran out.
+    #[error("{url} took too long: {clock} ({after:?})")]
+    TimedOut {
+        /// Where.
+        url: String,
+        /// Which clock.
+        clock: Clock,
+        /// Its limit.
+        after: Duration,
+    },
+    /// The key is missing, wrong, or may not do this.
+    #[error(
+        "the provider refused the key (HTTP {status}): {message}; check the key and what it may use"
+    )]
+    Auth {
+        /// The HTTP status.
+        status: u16,
+        /// The provider's words.
+        message: String,
+    },
+    /// The model or the URL does not exist.
+    #[error(
+        "{url} knows no model `{model}`, or not this path: {message}; check the model's name and the base URL"
+    )]
+    NotFound {
+        /// The URL asked.
+        url: String,
+        /// The model asked for.
+        model: String,
+        /// The provider's words.
+        message: String,
+    },
+    /// Too many requests, and the wait is longer than we may wait.
+    #[error("the provider limits the rate: {message}; {}", come_back(*.retry_after))]
+    RateLimited {
+        /// When to come back, if the provider said so.
+        retry_after: Option<Duration>,
+        /// The provider's words.
+        message: String,
+    },
+    /// The provider does not take the request; sending it again changes nothing.
+    #[error("the provider does not take the request (HTTP {status}): {message}")]
+    BadRequest {
+        /// The HTTP status.
+        status: u16,
+        /// The provider's words.
+        message: String,
+    },
+    /// The provider is in trouble.
+    #[error("the provider failed (HTTP {status}): {message}")]
+    Server {
+        /// The HTTP status.
+        status: u16,
+        /// When to come back, if the provider said so.
+        retry_after: Option<Duration>,
+        /// The provider's words.
+        message: String,
+    },
+    /// Something answers, but not a model.
+    #[error("{url} answers, but not as a model does ({what}); check the base URL and the provider")]
+    NotAModel {
+        /// The URL asked.
+        url: String,
+        /// What came instead.
+        what: String,
+    },
+    /// The connection broke while the answer was on its way.
+    #[error("the connection to {url} broke during the answer: {cause}")]
+    Interrupted {
+        /// Where.
+        url: String,
+        /// What the connection says.
+        cause: String,
+    },
+    /// The answer outgrew the bound.
+    #[error("the answer is longer than {limit_bytes} bytes")]
+    TooLong {
+        /// The bound.
+        limit_bytes: usize,
+    },
+    /// The stream is not what the wire promises, or holds an error.
+    #[error(transparent)]
+    Stream(#[from] DecodeError),
+}
+
+fn come_back(after: Option<Duration>) -> String {
+    match after {
+        Some(after) => format!("come back in {} s", after.as_secs_f64().ceil()),
+        None => "come back later".to_owned(),
+    }
+}
+
+impl LlmError {
+    /// Returns whether there is no provider or it refuses this user's request, in contrast to one
+    /// that tried and failed.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Endpoint { .. }
+            | Self::Unreachable { .. }
+            | Self::Auth { .. }
+            | Self::NotFound { .. }
+            | Self::RateLimited { .. }
+            | Self::BadRequest { .. }
+            | Self::NotAModel { .. }
+            | Self::TimedOut { clock: Clock::Connect, .. } => true,
+            Self::TimedOut { .. }
+            | Self::Server { .. }
+            | Self::Interrupted { .. }
+            | Self::TooLong { .. }
+            | Self::Stream(_) => false,
+        }
+    }
+
+    /// Returns whether the same request may succeed a little later.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::RateLimited { .. }
+            | Self::Server { .. }
+            | Self::Interrupted { .. }
+            | Self::Stream(
+                DecodeError::EndedEarly | DecodeError::Reported { temporary: true, .. },
+            ) => true,
+            Self::TimedOut { clock, .. } => *clock != Clock::Total,
+            Self::Endpoint { .. }
+            | Self::Auth { .. }
+            | Self::NotFound { .. }
+            | Self::BadRequest { .. }
+            | Self::NotAModel { .. }
+            | Self::TooLong { .. }
+            | Self::Stream(_) => false,
+        }
+    }
+
+    /// Returns when the provider asked us to come back.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } | Self::Server { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The one retry budget of a logical request, which only shrinks.
+//! Takes an error and the time that is left, gives the wait before the next attempt, or none.
+//! Never sends and never sleeps.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::time::{Duration, SystemTime};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use super::error::LlmError;
+use crate::config::limits::ClientLimits;
+
+/// The longest wait that we choose ourselves; a provider may ask for more.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A user without a server should not wait to be told, but one that is just starting may win.
+const LOCAL_REFUSALS: u32 = 2;
+const LOCAL_WAIT: Duration = Duration::from_millis(100);
+
+/// What is left of a logical request's attempts.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// The attempt that runs, from 1.
+    attempt: u32,
+    attempts: u32,
+    waits: ExponentialBackoff,
+}
+
+impl Budget {
+    pub(super) fn new(limits: &ClientLimits) -> Self {
+        let waits = ExponentialBuilder::new()
+            .with_min_delay(limits.backoff)
+            .with_max_delay(MAX_BACKOFF.max(limits.backoff))
+            .with_jitter()
+            // Left to itself it is the same in every process: a crowd would come back as one.
+            .with_jitter_seed(RandomState::new().hash_one(0))
+            .without_max_times()
+            .build();
+        Self { attempt: 1, attempts: limits.attempts, waits }
+    }
+
+    /// Returns the number of the attempt that runs.
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Takes an attempt from the budget and returns the wait before it. None when the error is
+    /// not one that passes, no attempt is left, or the wait would outlast the request.
+    pub(super) fn next(&mut self, error: &LlmError, left: Duration) -> Option<Duration> {
+        if !error.is_temporary() || self.attempt >= self.attempts {
+            return None;
+        }
+        let wait = match error {
+            LlmError::Unreachable { refused_locally: true, .. } => {
+                if self.attempt >= LOCAL_REFUSALS {
+                    return None;
+                }
+                self.waits.next()?.min(LOCAL_WAIT)
+            }
+            error => match error.retry_after() {
+                Some(wait) => wait,
+                None => self.waits.next()?,
+            },
+        };
+        if wait >= left {
+            return None;
+        }
+        self.attempt += 1;
+        Some(wait)
+    }
+}
+
+/// Returns the wait that `Retry-After` asks for: seconds, or a date.
+pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::limits::Limits;
+
+    const LONG: Duration = Duration::from_secs(1000);
+
+    fn server(retry_after: Option<Duration>) -> LlmError {
+        LlmError::Server { status: 503, retry_after, message: String::new() }
+    }
+
+    fn budget(attempts: u32) -> Budget {
+        Budget::new(&ClientLimits { attempts, ..Limits::full().client })
+    }
+
+    #[test]
+    fn waits_grow_with_jitter_and_end_with_the_attempts() {
+        let mut budget = budget(4);
+        let least = Limits::full().client.backoff;
+        for nth in 0..3 {
+            let wait = budget.next(&server(None), LONG).unwrap();
+            assert!(wait >= least * 2u32.pow(nth), "wait {nth}: {wait:?}");
+            assert!(wait <= least * 2u32.pow(nth + 1), "wait {nth}: {wait:?}");
+        }
+        assert_eq!(budget.attempt(), 4);
+        assert_eq!(budget.next(&server(None), LONG), None);
+    }
+
+    #[test]
+    fn a_crowd_that_fails_together_does_not_come_back_together() {
+        let first_wait = || budget(2).next(&server(None), LONG).unwrap();
+        let one = first_wait();
+        assert!((0..3).any(|_| first_wait() != one), "{one:?} each time");
+    }
+
+    #[test]
+    fn the_provider_says_when_and_no_wait_outlasts_the_request() {
+        let wait = Duration::from_secs(20);
+        assert_eq!(budget(2).next(&server(Some(wait)), LONG), Some(wait));
+        assert_eq!(budget(2).next(&server(Some(Duration::ZERO)), LONG), Some(Duration::ZERO));
+        assert_eq!(budget(2).next(&server(Some(wait)), wait), None);
+    }
+
+    #[test]
+    fn a_local_server_that_is_not_there_is_asked_twice_and_quickly() {
+        let refused = LlmError::Unreachable {
+            url: String::new(),
+            cause: String::new(),
+            refused_locally: true,
+        };
+        let mut budget = budget(5);
+        assert!(budget.next(&refused, LONG).unwrap() <= LOCAL_WAIT);
+        assert_eq!(budget.next(&refused, LONG), None);
+    }
+
+    #[test]
+    fn what_does_not_pass_and_zero_attempts_never_retry() {
+        let bad = LlmError::BadRequest { status: 400, message: String::new() };
+        assert_eq!(budget(5).next(&bad, LONG), None);
+        assert_eq!(budget(0).next(&server(None), LONG), None);
+        assert_eq!(budget(1).next(&server(None), LONG), None);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let seconds = |value| retry_after(value, now).map(|wait| wait.as_secs());
+        assert_eq!(seconds("0"), Some(0));
+        assert_eq!(seconds(" 120 "), Some(120));
+        assert_eq!(seconds("1.5"), Some(1));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:47 GMT"), Some(10));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:27 GMT"), Some(0));
+        for odd in ["", "-1", "soon", "NaN", "inf", "1e300"] {
+            assert_eq!(seconds(odd), None, "{odd}");
+        }
+    }
+}

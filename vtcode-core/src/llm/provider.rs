@@ -1,0 +1,278 @@
+//! Wire formats: a conversation in, request bytes out; streamed bytes in, deltas out.
+//! One stateless translation a file; a decoder holds only the state of one stream.
+//! Never opens a connection and never decides to retry.
+
+pub mod anthropic;
+mod arguments;
+mod halves;
+pub mod openai_chat;
+mod reported;
+pub mod sse;
+mod text;
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use crate::config::endpoint::Wire;
+use crate::llm::message::{Delta, Message, Setup, ToolCall};
+
+/// Returns the translation for a wire format.
+pub fn for_wire(wire: Wire) -> &'static dyn Provider {
+    match wire {
+        Wire::OpenAiChat => &openai_chat::OpenAiChat,
+        Wire::Anthropic => &anthropic::Anthropic,
+    }
+}
+
+/// A stateless translation between the conversation and one wire format.
+pub trait Provider: Send + Sync {
+    /// Returns the request URL for a base URL without trailing slash.
+    fn url(&self, base_url: &str) -> String;
+
+    /// Returns the headers of a request, the one with the key among them, as name and value.
+    fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)>;
+
+    /// Renders what stands before the messages; constant over a session.
+    fn head(&self, setup: &Setup) -> Bytes;
+
+    /// Renders one message, once. The bytes stay valid in every later request.
+    fn segment(&self, message: &Message) -> Bytes;
+
+    /// Joins head and segments into a request body.
+    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8>;
+
+    /// Returns a decoder for one streamed answer. `tools` are the names that were offered.
+    fn decoder(&self, tools: &[String]) -> Box<dyn Decoder>;
+
+    /// Returns what an error body says, if it has the wire's error shape.
+    fn error_message(&self, body: &[u8]) -> Option<String>;
+}
+
+/// Decodes one streamed answer, event by event.
+pub trait Decoder: Send {
+    /// Takes one server-sent event (its type, empty if it named none, and its data) and appends
+    /// what it says.
+    fn event(&mut self, event: &str, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError>;
+
+    /// Takes the end of the stream. `out` gets a [`Delta::Finish`] here or got it before, unless
+    /// the stream ended too early, which is an error.
+    fn end(&mut self, out: &mut Vec<Delta>) -> Result<(), DecodeError>;
+}
+
+/// A stream that is not what the wire promises.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The data of an event is not the JSON that it should be.
+    #[error("the stream holds an event that is not what the provider documents: {what}")]
+    Malformed {
+        /// What was wrong, with the first bytes of it.
+        what: String,
+    },
+    /// The provider reported an error inside the stream.
+    #[error("the provider reported an error in the stream: {message}")]
+    Reported {
+        /// The provider's words.
+        message: String,
+        /// True when the provider calls it temporary (overloaded, rate limit).
+        temporary: bool,
+    },
+    /// The stream ended before the model was done.
+    #[error("the stream ended before the answer was complete")]
+    EndedEarly,
+}
+
+/// Renders a value of ours as JSON.
+fn render(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and JSON values always render")
+}
+
+/// Joins what stands before the messages and the messages, with commas where they belong. A
+/// message of which nothing can be sent has an empty segment and leaves no trace.
+fn join(head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
+    let length: usize = segments.iter().map(|segment| segment.len() + 1).sum();
+    let mut body = Vec::with_capacity(head.len() + length + 128);
+    body.extend_from_slice(head);
+    for segment in segments.iter().filter(|segment| !segment.is_empty()) {
+        if !body.ends_with(b"[") {
+            body.push(b',');
+        }
+        body.extend_from_slice(segment);
+    }
+    body
+}
+
+/// Returns the error for data that is not what the wire promises.
+fn malformed(data: &str, error: &serde_json::Error) -> DecodeError {
+    let start: String = data.chars().take(200).collect();
+    DecodeError::Malformed { what: format!("{error}: {start}") }
+}
+
+/// Gives the `nth` call of an answer an id of its own where the server gave none, or one twice.
+fn name_call(call: &mut ToolCall, nth: usize, ids: &mut HashSet<String>) {
+    if call.id.is_empty() {
+        call.id = format!("call_{nth}");
+    }
+    let id = call.id.clone();
+    let mut copy = 1;
+    while !ids.insert(call.id.clone()) {
+        copy += 1;
+        call.id = format!("{id}_{copy}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::sse::SseParser;
+    use super::*;
+    use crate::llm::message::{Part, ToolAnswer, Usage};
+    use crate::tools::tool::ToolSpec;
+
+    /// Decodes a stream whole, at every split into two, and byte by byte; all must tell the same.
+    /// Returns it as text, a line for each delta, and the error as the last line.
+    pub(super) fn decoded(provider: &dyn Provider, stream: &str) -> String {
+        let whole = decode(provider, &[stream.as_bytes()]);
+        for split in 0..stream.len() {
+            let (head, tail) = stream.as_bytes().split_at(split);
+            assert_eq!(decode(provider, &[head, tail]), whole, "split at {split}");
+        }
+        let single: Vec<_> = stream.as_bytes().chunks(1).collect();
+        assert_eq!(decode(provider, &single), whole, "byte by byte");
+        whole
+    }
+
+    fn decode(provider: &dyn Provider, chunks: &[&[u8]]) -> String {
+        let mut decoder = provider.decoder(&["read_file".to_owned(), "list_files".to_owned()]);
+        let (mut parser, mut deltas, mut result) = (SseParser::new(), Vec::new(), Ok(()));
+        for chunk in chunks {
+            let take = |event: &str, data: &str| {
+                if result.is_ok() {
+                    result = decoder.event(event, data, &mut deltas);
+                }
+            };
+            parser.push(chunk, take).unwrap();
+        }
+        let result = result.and_then(|()| decoder.end(&mut deltas));
+        let mut text = String::new();
+        for delta in deltas {
+            match delta {
+                Delta::Text(words) => writeln!(text, "text {words:?}"),
+                Delta::Reasoning(words) => writeln!(text, "reasoning {words:?}"),
+                Delta::Part(Part::Text { text: words }) => writeln!(text, "= text {words:?}"),
+                Delta::Part(Part::Reasoning { text: words, signature, redacted }) => {
+                    let kind = if redacted { "redacted" } else { "reasoning" };
+                    writeln!(text, "= {kind} {words:?} {}", signature.unwrap_or_default())
+                }
+                Delta::Part(Part::ToolCall(ToolCall { id, name, arguments })) => {
+                    writeln!(text, "= call {id} {name} {arguments}")
+                }
+                Delta::Usage(Usage { input_tokens, cached_input_tokens, output_tokens }) => {
+                    writeln!(text, "usage {input_tokens} ({cached_input_tokens}) {output_tokens}")
+                }
+                Delta::Finish(finish) => writeln!(text, "finish {finish:?}"),
+            }
+            .unwrap();
+        }
+        if let Err(error) = result {
+            writeln!(text, "{error}").unwrap();
+        }
+        text
+    }
+
+    /// A setup with one tool.
+    pub(super) fn setup() -> Setup {
+        Setup {
+            model: "m".to_owned(),
+            system: "Be \"good\".".to_owned(),
+            tools: vec![ToolSpec {
+                name: "read_file".into(),
+                description: "Reads".into(),
+                parameters: serde_json::json!({"type": "object"}),
+            }],
+            max_output_tokens: 99,
+        }
+    }
+
+    /// A conversation with all kinds of messages.
+    pub(super) fn messages() -> Vec<Message> {
+        let call = |id: &str, arguments: &str| {
+            Part::ToolCall(ToolCall {
+                id: id.to_owned(),
+                name: "read_file".to_owned(),
+                arguments: arguments.to_owned(),
+            })
+        };
+        let answer = |id: &str, text: &str, is_error| ToolAnswer {
+            call_id: id.to_owned(),
+            name: "read_file".to_owned(),
+            text: text.to_owned(),
+            is_error,
+        };
+        let thought = |signature: Option<&str>, redacted| Part::Reasoning {
+            text: if redacted { "" } else { "hm" }.to_owned(),
+            signature: signature.map(str::to_owned),
+            redacted,
+        };
+        let said = |text: &str| Part::Text { text: text.to_owned() };
+        vec![
+            Message::User { text: "fix\nit".to_owned() },
+            Message::Assistant {
+                parts: vec![
+                    thought(Some("seal"), false),
+                    thought(Some("sealed"), true),
+                    thought(None, false),
+                    said("I look."),
+                    call("a", "{\"path\": \"x\"}"),
+                    call("b", "{\"path\":"),
+                    call("c", ""),
+                ],
+            },
+            Message::Tool {
+                results: vec![
+                    answer("a", "one", false),
+                    answer("b", "no JSON", true),
+                    answer("c", "Error: no path", true),
+                    answer("d", "", false),
+                ],
+            },
+            Message::Assistant { parts: vec![thought(None, false)] },
+            Message::User { text: "go on".to_owned() },
+        ]
+    }
+
+    #[test]
+    fn a_longer_conversation_begins_with_the_bytes_of_the_shorter() {
+        for wire in [Wire::OpenAiChat, Wire::Anthropic] {
+            let provider = for_wire(wire);
+            let head = provider.head(&setup());
+            let segments: Vec<_> = messages().iter().map(|m| provider.segment(m)).collect();
+            let body = |count: usize| {
+                let body = String::from_utf8(provider.body(&head, &segments[..count])).unwrap();
+                serde_json::from_str::<serde_json::Value>(&body).expect("the body is JSON");
+                // Where the cache marks stand is no content.
+                body.replace(r#","cache_control":{"type":"ephemeral"}"#, "")
+            };
+            for count in 0..segments.len() {
+                let shorter = body(count);
+                let prefix = shorter.strip_suffix("]}").unwrap();
+                assert!(body(count + 1).starts_with(prefix), "{wire} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn ids_are_made_where_they_miss_and_told_apart_where_they_repeat() {
+        let mut ids = HashSet::new();
+        let mut named = |id: &str, nth| {
+            let mut call =
+                ToolCall { id: id.into(), name: String::new(), arguments: String::new() };
+            name_call(&mut call, nth, &mut ids);
+            call.id
+        };
+        assert_eq!([named("a", 1), named("a", 2), named("a", 3)], ["a", "a_2", "a_3"]);
+        assert_eq!([named("", 4), named("call_4", 5)], ["call_4", "call_4_2"]);
+    }
+}

@@ -1,0 +1,811 @@
+//! Anthropic Messages: messages in, request bytes out, with cache markers where they pay; streamed
+//! events in, deltas out, a tool call the moment its block stops.
+//! Never sends an empty text block or thinking without its seal, since the server refuses both.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::arguments::as_object;
+use super::halves::Halves;
+use super::text::{Text, if_sound};
+use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported};
+use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
+
+/// The wire format.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Anthropic;
+
+/// Asks the server to cache all that stands before and in the block that carries it.
+const CACHE_MARK: &[u8] = br#","cache_control":{"type":"ephemeral"}"#;
+
+/// How a segment that may carry a mark begins and ends: `"content":[…,{…}]}` is its last field.
+const USER_START: &[u8] = br#"{"role":"user""#;
+const BLOCK_END: &[u8] = b"}]}";
+
+/// Marks on messages. Two, as the server looks back only 20 blocks for an older entry: a turn with
+/// many calls would miss it, were the end of the request before not marked too.
+const MARKED_MESSAGES: usize = 2;
+
+impl Provider for Anthropic {
+    fn url(&self, base_url: &str) -> String {
+        format!("{base_url}/v1/messages")
+    }
+
+    fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            ("content-type", "application/json".to_owned()),
+            ("accept", "text/event-stream".to_owned()),
+            ("anthropic-version", "2023-06-01".to_owned()),
+        ];
+        headers.extend(key.map(|key| ("x-api-key", key.to_owned())));
+        headers
+    }
+
+    fn head(&self, setup: &Setup) -> Bytes {
+        let mut bytes = render(&Head {
+            model: &setup.model,
+            max_tokens: setup.max_output_tokens,
+            stream: true,
+            tools: setup
+                .tools
+                .iter()
+                .map(|tool| Tool {
+                    name: &tool.name,
+                    description: &tool.description,
+                    input_schema: &tool.parameters,
+                })
+                .collect(),
+            system: (!setup.system.trim().is_empty()).then(|| {
+                [System {
+                    r#type: "text",
+                    text: &setup.system,
+                    cache_control: CacheControl { r#type: "ephemeral" },
+                }]
+            }),
+        });
+        bytes.pop();
+        bytes.extend_from_slice(b",\"messages\":[");
+        bytes.into()
+    }
+
+    fn segment(&self, message: &Message) -> Bytes {
+        let (role, content) = match message {
+            Message::User { text } => ("user", text_block(text).into_iter().collect()),
+            Message::Assistant { parts } => {
+                // Kept alive for the blocks, which borrow them.
+                let inputs: Vec<_> = parts.iter().map(input).collect();
+                let content: Vec<_> = parts.iter().zip(&inputs).filter_map(past).collect();
+                return message_bytes("assistant", &content);
+            }
+            Message::Tool { results } => (
+                "user",
+                results
+                    .iter()
+                    .map(|result| Block::ToolResult {
+                        tool_use_id: id(&result.call_id),
+                        content: Some(&*result.text).filter(|text| !text.is_empty()),
+                        is_error: result.is_error,
+                    })
+                    .collect::<Vec<_>>(),
+            ),
+        };
+        message_bytes(role, &content)
+    }
+
+    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
+        let mut body = join(head, segments);
+        // From behind, so that what is marked moves nothing that is still to be marked.
+        let mut end = body.len();
+        let mut marks = MARKED_MESSAGES;
+        for segment in segments.iter().rev().filter(|segment| !segment.is_empty()) {
+            if segment.starts_with(USER_START) && segment.ends_with(BLOCK_END) && marks > 0 {
+                let at = end - BLOCK_END.len();
+                body.splice(at..at, CACHE_MARK.iter().copied());
+                marks -= 1;
+            }
+            end -= segment.len() + 1;
+        }
+        body.extend_from_slice(b"]}");
+        body
+    }
+
+    fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
+        Box::new(AnthropicDecoder::default())
+    }
+
+    fn error_message(&self, body: &[u8]) -> Option<String> {
+        reported::message(body)
+    }
+}
+
+#[derive(Serialize)]
+struct Head<'a> {
+    model: &'a str,
+    max_tokens: u32,
+    stream: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<[System<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+struct Tool<'a> {
+    name: &'a str,
+    description: &'a str,
+    input_schema: &'a serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct System<'a> {
+    r#type: &'static str,
+    text: &'a str,
+    cache_control: CacheControl,
+}
+
+#[derive(Serialize)]
+struct CacheControl {
+    r#type: &'static str,
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    role: &'static str,
+    /// The last field, so that the last block's end is the segment's end.
+    content: &'a [Block<'a>],
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Block<'a> {
+    Text {
+        text: &'a str,
+    },
+    Thinking {
+        thinking: &'a str,
+        signature: &'a str,
+    },
+    RedactedThinking {
+        data: &'a str,
+    },
+    ToolUse {
+        id: Cow<'a, str>,
+        name: &'a str,
+        input: &'a RawValue,
+    },
+    ToolResult {
+        tool_use_id: Cow<'a, str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content: Option<&'a str>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+}
+
+fn message_bytes(role: &'static str, content: &[Block<'_>]) -> Bytes {
+    if content.is_empty() {
+        return Bytes::new();
+    }
+    render(&Said { role, content }).into()
+}
+
+/// Returns a text block, or none for a text of white space, which the server refuses.
+fn text_block(text: &str) -> Option<Block<'_>> {
+    (!text.trim().is_empty()).then_some(Block::Text { text })
+}
+
+/// Returns a call's id with letters that the server takes. A session that another provider began
+/// may hold others, such as the `functions.f:0` of some models.
+fn id(id: &str) -> Cow<'_, str> {
+    let taken = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if id.chars().all(taken) {
+        return Cow::Borrowed(id);
+    }
+    let written = |c: char| if taken(c) { c.to_string() } else { format!("_{:x}", u32::from(c)) };
+    Cow::Owned(id.chars().map(written).collect())
+}
+
+fn input(part: &Part) -> Option<Box<RawValue>> {
+    let Part::ToolCall(call) = part else { return None };
+    let object = as_object(&call.arguments).into_owned();
+    Some(RawValue::from_string(object).expect("`as_object` gives only valid JSON"))
+}
+
+fn past<'a>((part, input): (&'a Part, &'a Option<Box<RawValue>>)) -> Option<Block<'a>> {
+    match (part, input) {
+        (Part::Text { text }, _) => text_block(text),
+        (Part::Reasoning { signature: None, .. }, _) => None,
+        (Part::Reasoning { signature: Some(data), redacted: true, .. }, _) => {
+            Some(Block::RedactedThinking { data })
+        }
+        (Part::Reasoning { text, signature: Some(signature), .. }, _) => {
+            Some(Block::Thinking { thinking: text, signature })
+        }
+        (Part::ToolCall(call), input) => {
+            Some(Block::ToolUse { id: id(&call.id), name: &call.name, input: input.as_deref()? })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, default)]
+    r#type: Text<'a>,
+    #[serde(default, deserialize_with = "if_sound")]
+    index: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    message: Option<Started>,
+    #[serde(borrow)]
+    content_block: Option<BlockStart<'a>>,
+    #[serde(borrow)]
+    delta: Option<BlockDelta<'a>>,
+    #[serde(default, deserialize_with = "if_sound")]
+    usage: Option<Counts>,
+}
+
+#[derive(Deserialize)]
+struct Started {
+    #[serde(default, deserialize_with = "if_sound")]
+    usage: Option<Counts>,
+}
+
+#[derive(Deserialize, Default)]
+struct BlockStart<'a> {
+    #[serde(borrow, default)]
+    r#type: Text<'a>,
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow, default)]
+    text: Text<'a>,
+    #[serde(borrow, default)]
+    thinking: Text<'a>,
+    #[serde(borrow, default)]
+    signature: Text<'a>,
+    #[serde(borrow, default)]
+    data: Text<'a>,
+    #[serde(borrow)]
+    input: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Default)]
+struct BlockDelta<'a> {
+    #[serde(borrow, default)]
+    text: Text<'a>,
+    #[serde(borrow, default)]
+    thinking: Text<'a>,
+    #[serde(borrow, default)]
+    signature: Text<'a>,
+    #[serde(borrow, default)]
+    partial_json: Text<'a>,
+    #[serde(borrow, default)]
+    stop_reason: Text<'a>,
+}
+
+#[derive(Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the names are the wire's")]
+struct Counts {
+    #[serde(default, deserialize_with = "if_sound")]
+    input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    cache_creation_input_tokens: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    output_tokens: Option<u64>,
+}
+
+#[derive(Default)]
+struct AnthropicDecoder {
+    halves: Halves,
+    /// Blocks that have started and not stopped; by the documents at most one.
+    open: Vec<(u64, Part)>,
+    /// A call without arguments. It may be one that the output limit cut off before its first
+    /// argument, so it waits for what follows, which comes at once.
+    bare: Option<ToolCall>,
+    calls_given: usize,
+    ids: HashSet<String>,
+    counts: [u64; 4],
+    finish: Option<FinishReason>,
+    done: bool,
+}
+
+impl Decoder for AnthropicDecoder {
+    fn event(&mut self, name: &str, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        if self.done {
+            return Ok(());
+        }
+        let data = &*self.halves.join(data);
+        let event: Event<'_> =
+            serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
+        let kind = if event.r#type.is_empty() { name } else { &*event.r#type.0 };
+        let index = event.index.unwrap_or(0);
+        match kind {
+            "message_start" => {
+                self.count(event.message.and_then(|message| message.usage), out);
+            }
+            "content_block_start" => {
+                self.give_bare(out);
+                self.start(index, event.content_block.unwrap_or_default(), out);
+            }
+            "content_block_delta" => self.delta(index, event.delta.unwrap_or_default(), out),
+            "content_block_stop" => {
+                if let Some(at) = self.open.iter().position(|(open, _)| *open == index) {
+                    let (_, part) = self.open.remove(at);
+                    self.stop(part, out);
+                }
+            }
+            "message_delta" => {
+                let reason = event.delta.unwrap_or_default().stop_reason;
+                if !reason.is_empty() {
+                    self.finish = Some(finish_reason(&reason.0));
+                    if self.finish != Some(FinishReason::Length) {
+                        self.give_bare(out);
+                    }
+                }
+                self.count(event.usage, out);
+            }
+            "message_stop" => {
+                if self.finish.get_or_insert(FinishReason::Stop) != &FinishReason::Length {
+                    self.give_bare(out);
+                }
+                return self.end(out);
+            }
+            "error" => {
+                let event = serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
+                return Err(reported::in_stream(&event));
+            }
+            // `ping`, and what later versions add.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        if self.done {
+            return Ok(());
+        }
+        let Some(finish) = self.finish else { return Err(DecodeError::EndedEarly) };
+        self.done = true;
+        out.push(Delta::Finish(match finish {
+            FinishReason::Stop if self.calls_given > 0 => FinishReason::ToolCalls,
+            FinishReason::ToolCalls if self.calls_given == 0 => FinishReason::Stop,
+            finish => finish,
+        }));
+        Ok(())
+    }
+}
+
+fn finish_reason(name: &str) -> FinishReason {
+    match name {
+        "end_turn" | "stop_sequence" => FinishReason::Stop,
+        "tool_use" => FinishReason::ToolCalls,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "refusal" => FinishReason::Refusal,
+        _ => FinishReason::Other,
+    }
+}
+
+impl AnthropicDecoder {
+    fn start(&mut self, index: u64, block: BlockStart<'_>, out: &mut Vec<Delta>) {
+        let part = match &*block.r#type.0 {
+            "text" => Part::Text { text: String::new() },
+            "thinking" => Part::Reasoning { text: String::new(), signature: None, redacted: false },
+            "redacted_thinking" => Part::Reasoning {
+                text: String::new(),
+                signature: Some(block.data.0.into_owned()),
+                redacted: true,
+            },
+            "tool_use" => Part::ToolCall(ToolCall {
+                id: block.id.0.into_owned(),
+                name: block.name.0.into_owned(),
+                // By the documents `{}` here and the arguments in deltas; compatible servers
+                // also send all of them here.
+                arguments: block
+                    .input
+                    .map(RawValue::get)
+                    .filter(|input| input.bytes().any(|byte| byte == b'"'))
+                    .unwrap_or_default()
+                    .to_owned(),
+            }),
+            // A kind of block that this version does not know, and did not ask for.
+            _ => return,
+        };
+        self.open.push((index, part));
+        let said = BlockDelta {
+            text: block.text,
+            thinking: block.thinking,
+            signature: block.signature,
+            ..BlockDelta::default()
+        };
+        self.delta(index, said, out);
+    }
+
+    fn delta(&mut self, index: u64, delta: BlockDelta<'_>, out: &mut Vec<Delta>) {
+        let Some((_, part)) = self.open.iter_mut().find(|(open, _)| *open == index) else { return };
+        match part {
+            Part::Text { text } if !delta.text.is_empty() => {
+                text.push_str(&delta.text.0);
+                out.push(Delta::Text(delta.text.0.into_owned()));
+            }
+            Part::Reasoning { text, signature, redacted: false } => {
+                if !delta.thinking.is_empty() {
+                    text.push_str(&delta.thinking.0);
+                    out.push(Delta::Reasoning(delta.thinking.0.into_owned()));
+                }
+                if !delta.signature.is_empty() {
+                    signature.get_or_insert_default().push_str(&delta.signature.0);
+                }
+            }
+            Part::ToolCall(call) => call.arguments.push_str(&delta.partial_json.0),
+            _ => {}
+        }
+    }
+
+    fn stop(&mut self, part: Part, out: &mut Vec<Delta>) {
+        match part {
+            Part::Text { text } if text.is_empty() => {}
+            Part::ToolCall(call) if call.arguments.trim().is_empty() => self.bare = Some(call),
+            Part::ToolCall(call) => self.give_call(call, out),
+            part => out.push(Delta::Part(part)),
+        }
+    }
+
+    fn give_bare(&mut self, out: &mut Vec<Delta>) {
+        if let Some(call) = self.bare.take() {
+            self.give_call(call, out);
+        }
+    }
+
+    fn give_call(&mut self, mut call: ToolCall, out: &mut Vec<Delta>) {
+        self.calls_given += 1;
+        name_call(&mut call, self.calls_given, &mut self.ids);
+        out.push(Delta::Part(Part::ToolCall(call)));
+    }
+
+    /// Takes counts; each event tells only some of them.
+    fn count(&mut self, counts: Option<Counts>, out: &mut Vec<Delta>) {
+        let Some(counts) = counts else { return };
+        let told = [
+            counts.input_tokens,
+            counts.cache_read_input_tokens,
+            counts.cache_creation_input_tokens,
+            counts.output_tokens,
+        ];
+        for (known, told) in self.counts.iter_mut().zip(told) {
+            *known = told.unwrap_or(*known);
+        }
+        let [fresh, cached, written, output] = self.counts;
+        out.push(Delta::Usage(Usage {
+            input_tokens: fresh.saturating_add(cached).saturating_add(written),
+            cached_input_tokens: cached,
+            output_tokens: output,
+        }));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
+mod tests {
+    use std::fmt::Write as _;
+
+    use expect_test::{Expect, expect};
+
+    use super::super::tests::{decoded, messages, setup};
+    use super::*;
+    use crate::llm::message::ToolAnswer;
+
+    /// Checks what a stream of these events says; each carries its type in its data.
+    #[track_caller]
+    fn check(events: &[&str], expected: &Expect) {
+        let mut stream = String::new();
+        for event in events {
+            let (_, kind) = event.split_once(r#""type":""#).unwrap();
+            let (kind, _) = kind.split_once('"').unwrap();
+            write!(stream, "event: {kind}\ndata: {event}\n\n").unwrap();
+        }
+        expected.assert_eq(&decoded(&Anthropic, &stream));
+    }
+
+    const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],"model":"m","stop_reason":null,"usage":{"input_tokens":3,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"output_tokens":1}}}"#;
+    const STOP: &str = r#"{"type":"message_stop"}"#;
+
+    fn block(index: u64, block: &str) -> String {
+        format!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#)
+    }
+
+    fn delta(index: u64, delta: &str) -> String {
+        format!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#)
+    }
+
+    fn json(index: u64, json: &str) -> String {
+        let json = serde_json::Value::from(json);
+        delta(index, &format!(r#"{{"type":"input_json_delta","partial_json":{json}}}"#))
+    }
+
+    fn stop(index: u64) -> String {
+        format!(r#"{{"type":"content_block_stop","index":{index}}}"#)
+    }
+
+    fn reason(reason: &str) -> String {
+        format!(
+            r#"{{"type":"message_delta","delta":{{"stop_reason":"{reason}","stop_sequence":null}},"usage":{{"output_tokens":9}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_request_is_rendered_as_the_wire_wants_it() {
+        let head = Anthropic.head(&setup());
+        let segments: Vec<_> = messages().iter().map(|m| Anthropic.segment(m)).collect();
+        let body = String::from_utf8(Anthropic.body(&head, &segments)).unwrap();
+        serde_json::from_str::<serde_json::Value>(&body).unwrap();
+        expect![[r#"
+            {"model":"m","max_tokens":99,"stream":true,"tools":[{"name":"read_file","description":"Reads","input_schema":{"type":"object"}}],"system":[{"type":"text","text":"Be \"good\".","cache_control":{"type":"ephemeral"}}],"messages":[
+            {"role":"user","content":[{"type":"text","text":"fix\nit"}]},
+            {"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":"seal"},{"type":"redacted_thinking","data":"sealed"},{"type":"text","text":"I look."},{"type":"tool_use","id":"a","name":"read_file","input":{"path": "x"}},{"type":"tool_use","id":"b","name":"read_file","input":{"_raw":"{\"path\":"}},{"type":"tool_use","id":"c","name":"read_file","input":{}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"a","content":"one"},{"type":"tool_result","tool_use_id":"b","content":"no JSON","is_error":true},{"type":"tool_result","tool_use_id":"c","content":"Error: no path","is_error":true},{"type":"tool_result","tool_use_id":"d","cache_control":{"type":"ephemeral"}}]},
+            {"role":"user","content":[{"type":"text","text":"go on","cache_control":{"type":"ephemeral"}}]}]}"#]]
+        .assert_eq(&body.replace("{\"role\"", "\n{\"role\""));
+    }
+
+    #[test]
+    fn empty_texts_are_never_sent() {
+        for text in ["", " \n"] {
+            let text = text.to_owned();
+            assert!(Anthropic.segment(&Message::User { text: text.clone() }).is_empty());
+            let parts = vec![Part::Text { text: text.clone() }];
+            assert!(Anthropic.segment(&Message::Assistant { parts }).is_empty());
+            let bare = Setup { system: text, tools: Vec::new(), ..setup() };
+            let body = Anthropic.body(&Anthropic.head(&bare), &[Bytes::new(), Bytes::new()]);
+            assert_eq!(
+                String::from_utf8(body).unwrap(),
+                r#"{"model":"m","max_tokens":99,"stream":true,"messages":[]}"#
+            );
+        }
+    }
+
+    #[test]
+    fn ids_of_another_provider_are_sent_with_letters_that_this_one_takes() {
+        let call_id = "functions.f:0".to_owned();
+        let (name, arguments) = ("f".to_owned(), String::new());
+        let call = ToolCall { id: call_id.clone(), name: name.clone(), arguments };
+        let past = Message::Assistant { parts: vec![Part::ToolCall(call)] };
+        let answer = ToolAnswer { call_id, name, text: "ok".to_owned(), is_error: false };
+        for message in [past, Message::Tool { results: vec![answer] }] {
+            let segment = Anthropic.segment(&message);
+            let text = std::str::from_utf8(&segment).unwrap();
+            assert!(text.contains(r#"id":"functions_2ef_3a0""#), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_key_stands_in_one_header() {
+        assert!(Anthropic.headers(Some("k")).contains(&("x-api-key", "k".to_owned())));
+        assert!(!Anthropic.headers(None).iter().any(|(name, _)| *name == "x-api-key"));
+        assert_eq!(Anthropic.url("http://h"), "http://h/v1/messages");
+    }
+
+    #[test]
+    fn an_emoji_cut_in_two_by_the_server_costs_neither_the_answer_nor_the_emoji() {
+        check(
+            &[
+                START,
+                &block(0, r#"{"type":"text","text":""}"#),
+                &delta(0, r#"{"type":"text_delta","text":"a \ud83d"}"#),
+                &delta(0, r#"{"type":"text_delta","text":"\ude42"}"#),
+                &stop(0),
+                &reason("end_turn"),
+                STOP,
+            ],
+            &expect![[r#"
+                usage 113 (100) 1
+                text "a "
+                text "🙂"
+                = text "a 🙂"
+                usage 113 (100) 9
+                finish Stop
+            "#]],
+        );
+    }
+
+    #[test]
+    fn odd_counts_do_not_cost_the_answer() {
+        check(
+            &[
+                r#"{"type":"message_start","message":{"usage":{"input_tokens":-3,"output_tokens":1}}}"#,
+                &block(0, r#"{"type":"text","text":"hi"}"#),
+                &stop(0),
+                r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":[]}"#,
+                STOP,
+            ],
+            &expect![[r#"
+                usage 0 (0) 1
+                text "hi"
+                = text "hi"
+                usage 0 (0) 1
+                finish Stop
+            "#]],
+        );
+    }
+
+    #[test]
+    fn thinking_words_and_calls_are_told_as_they_come() {
+        check(
+            &[
+                START,
+                &block(0, r#"{"type":"thinking","thinking":"","signature":""}"#),
+                &delta(0, r#"{"type":"thinking_delta","thinking":"h"}"#),
+                &delta(0, r#"{"type":"thinking_delta","thinking":"m"}"#),
+                &delta(0, r#"{"type":"signature_delta","signature":"seal"}"#),
+                &stop(0),
+                &block(1, r#"{"type":"redacted_thinking","data":"sealed"}"#),
+                &stop(1),
+                r#"{"type":"ping"}"#,
+                &block(2, r#"{"type":"text","text":""}"#),
+                &delta(2, r#"{"type":"text_delta","text":"I "}"#),
+                &delta(2, r#"{"type":"text_delta","text":"l\u00f6\u00f6k"}"#),
+                &stop(2),
+                &block(3, r#"{"type":"tool_use","id":"toolu_1","name":"read_file","input":{}}"#),
+                &json(3, ""),
+                &json(3, "{\"path\":"),
+                &json(3, " \"x\"}"),
+                &stop(3),
+                &block(4, r#"{"type":"tool_use","id":"toolu_2","name":"list_files","input":{}}"#),
+                &json(4, ""),
+                &stop(4),
+                &reason("tool_use"),
+                STOP,
+            ],
+            &expect![[r#"
+                usage 113 (100) 1
+                reasoning "h"
+                reasoning "m"
+                = reasoning "hm" seal
+                = redacted "" sealed
+                text "I "
+                text "löök"
+                = text "I löök"
+                = call toolu_1 read_file {"path": "x"}
+                = call toolu_2 list_files 
+                usage 113 (100) 9
+                finish ToolCalls
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_bare_call_is_told_before_what_follows_it() {
+        check(
+            &[
+                &block(0, r#"{"type":"tool_use","id":"a","name":"f","input":{}}"#),
+                &stop(0),
+                &block(1, r#"{"type":"text","text":"then"}"#),
+                &stop(1),
+                &reason("end_turn"),
+            ],
+            &expect![[r#"
+                = call a f 
+                text "then"
+                = text "then"
+                usage 0 (0) 9
+                finish ToolCalls
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_call_cut_off_before_its_arguments_is_not_one_without() {
+        check(
+            &[
+                &block(0, r#"{"type":"tool_use","id":"a","name":"f","input":{}}"#),
+                &json(0, "{\"x\":\"lo"),
+                &stop(0),
+                &block(1, r#"{"type":"tool_use","id":"b","name":"f","input":{}}"#),
+                &stop(1),
+                &reason("max_tokens"),
+                STOP,
+            ],
+            &expect![[r#"
+                = call a f {"x":"lo
+                usage 0 (0) 9
+                finish Length
+            "#]],
+        );
+    }
+
+    #[test]
+    fn compatible_servers_may_send_the_arguments_with_the_start_and_no_ids() {
+        let call = r#"{"type":"tool_use","id":"","name":"f","input":{"x":1}}"#;
+        check(
+            &[&block(0, call), &stop(0), &block(1, call), &stop(1), STOP],
+            &expect![[r#"
+            = call call_1 f {"x":1}
+            = call call_2 f {"x":1}
+            finish ToolCalls
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_stream_ends_well_only_if_it_says_so() {
+        let text = block(0, r#"{"type":"text","text":"a"}"#);
+        check(
+            &[&text, &stop(0), &reason("end_turn")],
+            &expect![[r#"
+            text "a"
+            = text "a"
+            usage 0 (0) 9
+            finish Stop
+        "#]],
+        );
+        check(
+            &[&text, &stop(0)],
+            &expect![[r#"
+            text "a"
+            = text "a"
+            the stream ended before the answer was complete
+        "#]],
+        );
+        assert_eq!(decoded(&Anthropic, ""), "the stream ended before the answer was complete\n");
+    }
+
+    #[test]
+    fn the_reasons_to_stop_are_told_apart() {
+        for (name, finish) in [
+            ("stop_sequence", "Stop"),
+            ("model_context_window_exceeded", "Length"),
+            ("refusal", "Refusal"),
+            ("pause_turn", "Other"),
+        ] {
+            let stream = format!("data: {}\n\ndata: {STOP}\n\n", reason(name));
+            assert_eq!(decoded(&Anthropic, &stream), format!("usage 0 (0) 9\nfinish {finish}\n"));
+        }
+    }
+
+    #[test]
+    fn errors_in_the_stream_end_it() {
+        check(
+            &[
+                START,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+                STOP,
+            ],
+            &expect![[r#"
+                usage 113 (100) 1
+                the provider reported an error in the stream: Overloaded
+            "#]],
+        );
+        assert_eq!(
+            decoded(&Anthropic, "event: ping\ndata: {\n\n"),
+            "the stream holds an event that is not what the provider documents: EOF while parsing an object at line 1 column 1: {\n"
+        );
+    }
+
+    #[test]
+    fn blocks_and_events_that_nobody_promised_do_no_harm() {
+        check(
+            &[
+                r#"{"type":"vendor_event","index":7,"delta":null}"#,
+                &block(0, r#"{"type":"server_tool_use","id":"x","name":"web_search","input":{}}"#),
+                &json(0, "{}"),
+                &stop(0),
+                &delta(9, r#"{"type":"text_delta","text":"no block"}"#),
+                &block(1, r#"{"type":"text","text":"","citations":[]}"#),
+                &delta(1, r#"{"type":"citations_delta","citation":{}}"#),
+                &stop(1),
+                &reason("end_turn"),
+                STOP,
+                r#"{"type":"ping"}"#,
+            ],
+            &expect![[r#"
+                usage 0 (0) 9
+                finish Stop
+            "#]],
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! The one check before anything touches the user's machine.
+
+pub mod policy;
+pub mod workspace;

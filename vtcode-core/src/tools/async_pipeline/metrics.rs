@@ -1,0 +1,127 @@
+//! What became of all calls: counters that are only added to.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::Ending;
+use crate::tools::optimized_registry::{Entry, OptimizedToolRegistry, ToolMetrics};
+
+/// Sizes of batches are counted one by one up to this; larger ones count as this.
+const SIZES: usize = 16;
+
+/// A pipeline's counters.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    waiting: AtomicUsize,
+    submitted: AtomicU64,
+    ended: AtomicU64,
+    cache_hits: AtomicU64,
+    shared: AtomicU64,
+    stale: AtomicU64,
+    overloaded: AtomicU64,
+    batch_sizes: [AtomicU64; SIZES],
+}
+
+/// What became of all calls of a pipeline so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineMetrics {
+    /// Calls that were taken and do not run yet.
+    pub waiting: usize,
+    /// Calls that run.
+    pub running: u64,
+    /// Calls that ended, however they did.
+    pub completed: u64,
+    /// Calls answered with a kept result.
+    pub cache_hits: u64,
+    /// Calls that took their result from an identical one that ran already.
+    pub shared: u64,
+    /// Kept results that were found to be out of date, and not served.
+    pub stale_rejected: u64,
+    /// Calls refused because too many waited.
+    pub overloaded: u64,
+    /// How many batches of each size ran, from 1; the last counts all larger ones, too.
+    pub batch_sizes: Vec<u64>,
+    /// Each tool's calls.
+    pub tools: Vec<ToolMetrics>,
+}
+
+/// Counts a call as waiting until it is dropped.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a Counters);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call that was taken; it waits from now on.
+    pub(super) fn submitted(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        add(&self.submitted);
+    }
+
+    /// Takes over a call that was counted as waiting.
+    pub(super) fn waits(&self) -> Waiting<'_> {
+        Waiting(self)
+    }
+
+    pub(super) fn overloaded(&self) {
+        add(&self.overloaded);
+    }
+
+    pub(super) fn stale(&self) {
+        add(&self.stale);
+    }
+
+    pub(super) fn batch(&self, size: usize) {
+        add(&self.batch_sizes[size.clamp(1, SIZES) - 1]);
+    }
+
+    pub(super) fn ended(&self, registry: &OptimizedToolRegistry, tool: &Entry, ending: &Ending) {
+        if ending.cache_hit {
+            add(&self.cache_hits);
+        }
+        if ending.shared {
+            add(&self.shared);
+        }
+        // What ran was recorded where it ran.
+        if let (None, Err(error)) = (ending.started, &ending.result) {
+            registry.ended_early(tool, error);
+        }
+        add(&self.ended);
+    }
+
+    pub(super) fn metrics(&self, registry: &OptimizedToolRegistry) -> PipelineMetrics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // Read in this order, so that no difference falls below zero.
+        let (completed, waiting) = (read(&self.ended), self.waiting());
+        let open = read(&self.submitted).saturating_sub(completed);
+        PipelineMetrics {
+            waiting,
+            running: open.saturating_sub(waiting as u64),
+            completed,
+            cache_hits: read(&self.cache_hits),
+            shared: read(&self.shared),
+            stale_rejected: read(&self.stale),
+            overloaded: read(&self.overloaded),
+            batch_sizes: self.batch_sizes.iter().map(read).collect(),
+            tools: registry.metrics(),
+        }
+    }
+}
+
+impl PipelineMetrics {
+    /// Returns how many calls were ended at a deadline.
+    pub fn timed_out(&self) -> u64 {
+        self.tools.iter().map(|tool| tool.timed_out).sum()
+    }
+}

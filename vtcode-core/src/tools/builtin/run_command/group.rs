@@ -1,0 +1,284 @@
+//! A process group that a command runs in: a spawned leader comes in, its exit status goes out.
+//! The group's number is only ever signalled while it cannot have passed to somebody else.
+//! Never leaves a living group behind: dropping it kills.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+/// The longest that a drop blocks for a killed leader to die. It takes well under a millisecond
+/// unless the machine is overloaded or the process is stuck in the kernel.
+pub(super) const REAP: Duration = Duration::from_millis(50);
+
+/// How often a group without a leader is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A process group and its leader. The leader stays unreaped until [`Group::reap`], so until then
+/// the group's number is its own, even when all of it has died. (`tokio::process` reaps as soon as
+/// it sees the exit, and its `kill_on_drop` reaches the leader only.)
+///
+/// It may be shared, so that whoever ends the session can end it without waiting for its task.
+#[derive(Debug)]
+pub(super) struct Group {
+    id: Pid,
+    /// Readable when the leader has exited.
+    exit: AsyncFd<OwnedFd>,
+    leader: Mutex<Leader>,
+}
+
+#[derive(Debug)]
+struct Leader {
+    process: Child,
+    reaped: bool,
+    /// The leader is reaped and others may live.
+    rest: bool,
+}
+
+impl Group {
+    /// Starts `command`, which must ask for `process_group(0)`.
+    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let mut process = command.spawn()?;
+        let id = Pid::from_child(&process);
+        match exit_of(id).and_then(watch) {
+            Ok(exit) => {
+                let leader = Mutex::new(Leader { process, reaped: false, rest: false });
+                Ok(Self { id, exit, leader })
+            }
+            Err(e) => {
+                // Nothing could tell us when it ends. Dying takes no time worth a thread.
+                let _ = kill_process_group(id, Signal::KILL);
+                let _ = process.wait();
+                Err(e)
+            }
+        }
+    }
+
+    /// Waits until the leader has exited. Safe to drop and call again.
+    pub(super) async fn exited(&self) {
+        // An error means that the runtime shuts down: then nothing is awaited any more.
+        let _ = self.exit.readable().await;
+    }
+
+    /// Sends `signal` to every process of the group, unless its leader is reaped: the number may
+    /// be somebody else's by then.
+    pub(super) fn signal(&self, signal: Signal) {
+        if !self.leader().reaped {
+            // An error means that there is nobody to signal, or nobody that we may.
+            let _ = kill_process_group(self.id, signal);
+        }
+    }
+
+    /// Takes the status of the exited leader. None when the system gave it to somebody else
+    /// (`SIGCHLD` ignored by whoever started us).
+    pub(super) fn reap(&self) -> Option<ExitStatus> {
+        self.leader().reap()
+    }
+
+    /// Gives what is left of the group after [`Group::reap`] `patience` to end, kills it, and
+    /// returns whether there was something to kill.
+    ///
+    /// The system does not give the number to a new process while the group has a member. When it
+    /// has none, the number was free for the few instructions since [`Group::reap`], and numbers
+    /// are handed out in turn. Still, nothing is killed on that assumption alone: a member must
+    /// belong to our own session, as all that we started does.
+    pub(super) async fn end_the_rest(&self, patience: Duration) -> bool {
+        let rest = test_kill_process_group(self.id).is_ok();
+        self.leader().rest = rest;
+        if !rest {
+            return false;
+        }
+        // Rare from here on: a member lives, or is about to end (its output was closed first), or
+        // is dead and waits for its parent to notice. Nothing tells when a group is empty, so we
+        // look now and then.
+        let until = Instant::now() + patience;
+        while living_member(self.id) {
+            if Instant::now() >= until {
+                self.kill_rest(&mut self.leader());
+                return true;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        self.leader().rest = false;
+        false
+    }
+
+    /// Kills whatever lives in the group, and blocks for up to `patience` to reap its leader.
+    pub(super) fn kill(&self, patience: Duration) {
+        let mut leader = self.leader();
+        if leader.reaped {
+            if leader.rest && living_member(self.id) {
+                self.kill_rest(&mut leader);
+            }
+            return;
+        }
+        let _ = kill_process_group(self.id, Signal::KILL);
+        let mut exit = [PollFd::new(&self.exit, PollFlags::IN)];
+        let patience = Timespec::try_from(patience).ok();
+        if rustix::event::poll(&mut exit, patience.as_ref()).is_ok_and(|ready| ready > 0) {
+            leader.reap();
+        }
+    }
+
+    fn kill_rest(&self, leader: &mut Leader) {
+        leader.rest = false;
+        let _ = kill_process_group(self.id, Signal::KILL);
+    }
+
+    fn leader(&self) -> MutexGuard<'_, Leader> {
+        // Nothing panics while it is held, and its flags are true at any time.
+        self.leader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Leader {
+    fn reap(&mut self) -> Option<ExitStatus> {
+        self.reaped = true;
+        self.process.wait().ok()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill(REAP);
+    }
+}
+
+/// Returns what becomes readable when our child `id` has exited; it stays to be reaped.
+fn exit_of(id: Pid) -> io::Result<OwnedFd> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        if let Ok(exit) = pidfd_open(id, PidfdFlags::NONBLOCK) {
+            return Ok(exit);
+        }
+    }
+    exit_by_thread(id)
+}
+
+/// Does the same where there is no pidfd (other systems, and containers that forbid it): a thread
+/// waits. It lives as long as the child does, which is never longer than the group.
+fn exit_by_thread(id: Pid) -> io::Result<OwnedFd> {
+    let (reader, mut writer) = io::pipe()?;
+    let wait = move || {
+        let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(id), exited), Err(Errno::INTR)) {}
+        // A byte rather than only an end: a child started meanwhile might hold a copy of `writer`
+        // for a moment. An error means that nobody waits any more.
+        let _ = writer.write_all(b"x");
+    };
+    std::thread::Builder::new().name("exit".to_owned()).spawn(wait)?;
+    Ok(reader.into())
+}
+
+/// Registers a descriptor with the runtime.
+// What replaces the deprecated function is unsafe, for the sake of types that may change or close
+// their descriptor meanwhile. `OwnedFd` cannot, so here the old one is as sound, and we keep ours.
+#[expect(deprecated, reason = "the replacement needs `unsafe`, which buys nothing for an OwnedFd")]
+fn watch(exit: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(exit, Interest::READABLE)
+}
+
+/// Returns whether a process of group `group` and of our session lives.
+#[cfg(target_os = "linux")]
+fn living_member(group: Pid) -> bool {
+    let Ok(session) = rustix::process::getsid(None) else { return false };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    processes.flatten().any(|process| {
+        let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { return false };
+        is_living_member(&stat, group, session)
+    })
+}
+
+/// Returns whether the group has a member. Without `/proc` its session is not asked for, and a
+/// dead one that its parent did not notice yet may count.
+#[cfg(not(target_os = "linux"))]
+fn living_member(group: Pid) -> bool {
+    test_kill_process_group(group).is_ok()
+}
+
+/// Reads one `/proc/<pid>/stat`: `pid (name) state parent group session …`.
+#[cfg(target_os = "linux")]
+fn is_living_member(stat: &str, group: Pid, session: Pid) -> bool {
+    // The name may hold anything, `)` included.
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let mut fields = rest.split(' ');
+    let state = fields.next();
+    let mut number = || fields.next().and_then(|field| field.parse().ok()).and_then(Pid::from_raw);
+    let _parent = number();
+    number() == Some(group) && number() == Some(session) && !matches!(state, Some("Z" | "X" | "x"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_member_is_told_by_group_session_and_life() {
+        let id = |n| Pid::from_raw(n).unwrap();
+        let stat = "77 (a) b (c) S 1 40 7 0 -1 4194304";
+        assert!(is_living_member(stat, id(40), id(7)));
+        assert!(!is_living_member(stat, id(41), id(7)));
+        assert!(!is_living_member(stat, id(40), id(8)));
+        assert!(!is_living_member("77 (a) Z 1 40 7 0", id(40), id(7)));
+        assert!(!is_living_member("", id(40), id(7)));
+    }
+
+    /// A child that exits with 3 once its input ends.
+    fn waiting_child() -> Child {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "read x; exit 3"]).stdin(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    fn is_readable(exit: &OwnedFd, wait: &Timespec) -> bool {
+        let mut exit = [PollFd::new(exit, PollFlags::IN)];
+        rustix::event::poll(&mut exit, Some(wait)).unwrap() > 0
+    }
+
+    #[test]
+    fn every_way_to_see_an_exit_sees_it_and_leaves_the_status_to_be_taken() {
+        for exit_of in [exit_of, exit_by_thread] {
+            let mut child = waiting_child();
+            let exit = exit_of(Pid::from_child(&child)).unwrap();
+            assert!(!is_readable(&exit, &Timespec { tv_sec: 0, tv_nsec: 0 }));
+            drop(child.stdin.take());
+            assert!(is_readable(&exit, &Timespec { tv_sec: 60, tv_nsec: 0 }));
+            assert_eq!(child.wait().unwrap().code(), Some(3));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_runtime_is_woken_by_the_thread() {
+        let mut child = waiting_child();
+        let exit = exit_by_thread(Pid::from_child(&child)).and_then(watch).unwrap();
+        drop(child.stdin.take());
+        let seen = tokio::time::timeout(Duration::from_secs(60), exit.readable()).await;
+        drop(seen.expect("it hangs").unwrap());
+        assert_eq!(child.wait().unwrap().code(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn a_group_killed_from_outside_is_reaped_and_never_signalled_again() {
+        use std::os::unix::process::{CommandExt, ExitStatusExt};
+        let group = Group::spawn(Command::new("sleep").arg("60").process_group(0)).unwrap();
+        group.kill(Duration::from_secs(60));
+        assert!(group.leader().reaped);
+        assert!(test_kill_process_group(group.id).is_err());
+        group.kill(REAP);
+        group.signal(Signal::KILL);
+        group.exited().await;
+        assert_eq!(group.reap().and_then(|status| status.signal()), Some(9));
+    }
+}

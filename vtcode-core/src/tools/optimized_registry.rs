@@ -1,0 +1,406 @@
+//! Which tools there are: a name goes in, the tool, the check of its arguments and a permit to run
+//! it come out. An immutable catalog published as one snapshot; reading it takes no lock.
+//! Knows which calls may overlap and who goes first; never keeps or shares a result.
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::env::Env;
+use crate::config::limits::{Limits, ToolLimits};
+use crate::safety::workspace::{Workspace, WorkspaceError};
+use crate::tools::builtin;
+use crate::tools::tool::{CallContext, Effect, Tool, ToolError, ToolOutput, ToolSpec};
+
+#[cfg(test)]
+mod alignment;
+mod arguments;
+mod schedule;
+mod slots;
+mod statistics;
+
+use arguments::Shape;
+use schedule::Schedule;
+pub(in crate::tools) use schedule::Turn;
+use slots::Slots;
+pub use slots::{ExecutionPriority, Permit};
+use statistics::Statistics;
+pub use statistics::ToolMetrics;
+
+/// The tools of a session, in a fixed order, and the slots in which they run.
+pub struct OptimizedToolRegistry {
+    catalog: ArcSwap<Catalog>,
+    slots: Arc<Slots>,
+    schedule: Arc<Schedule>,
+    validators_kept: AtomicUsize,
+    limits: ToolLimits,
+}
+
+/// One state of the catalog; a new tool makes a new one.
+#[derive(Clone, Default)]
+struct Catalog {
+    tools: Vec<Arc<Entry>>,
+    by_name: HashMap<Cow<'static, str>, ToolId, foldhash::fast::RandomState>,
+}
+
+/// A tool's place in the catalog; it never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ToolId(u32);
+
+/// A tool and what the registry knows of it.
+pub struct Entry {
+    id: ToolId,
+    tool: Arc<dyn Tool>,
+    /// The compiled schema, if it is one of those that are kept.
+    shape: OnceLock<Shape>,
+    statistics: Statistics,
+}
+
+/// What a call would do, asked before it runs.
+#[derive(Debug, Clone)]
+pub(in crate::tools) struct Plan {
+    pub(in crate::tools) effect: Effect,
+    pub(in crate::tools) timeout: Duration,
+    pub(in crate::tools) batch: Option<String>,
+}
+
+impl OptimizedToolRegistry {
+    /// Returns the built-in tools for the current folder, with slots for `max_concurrent_tools`
+    /// calls at the same time; no tools when that folder cannot be opened. Long outputs of commands
+    /// are kept in the state folder.
+    pub fn new(max_concurrent_tools: usize) -> Self {
+        let mut limits = Limits::full().tools;
+        limits.max_concurrent = max_concurrent_tools;
+        let registry = Self::with_tools(Vec::new(), limits);
+        // Every call then says that there is no such tool.
+        let _ = registry.register_builtins();
+        registry
+    }
+
+    /// Returns a registry of these tools; a later one of the same name hides none, it is ignored.
+    pub fn with_tools(tools: Vec<Arc<dyn Tool>>, limits: ToolLimits) -> Self {
+        let registry = Self {
+            catalog: ArcSwap::default(),
+            slots: Slots::new(limits.max_concurrent, limits.max_waiting, limits.aging),
+            schedule: Arc::default(),
+            validators_kept: AtomicUsize::new(0),
+            limits,
+        };
+        for tool in tools {
+            registry.register(tool);
+        }
+        registry
+    }
+
+    /// Appends the built-in tools for the current folder.
+    pub(in crate::tools) fn register_builtins(&self) -> Result<(), WorkspaceError> {
+        let env = Env::of_process();
+        let workspace = Arc::new(Workspace::open(std::path::Path::new("."))?);
+        let spool = env.state_dir().unwrap_or_else(std::env::temp_dir);
+        let spool = spool.join("library").join(uuid::Uuid::now_v7().to_string());
+        let variables = env.vars().map(|(name, value)| (name.clone(), value.clone()));
+        for tool in builtin::all(&workspace, spool, variables, &self.limits) {
+            self.register(tool);
+        }
+        Ok(())
+    }
+
+    /// Appends a tool, so that what was rendered before stays a prefix of what is rendered now.
+    /// Returns false, and changes nothing, when the name is taken.
+    #[expect(clippy::needless_pass_by_value, reason = "the registry keeps it")]
+    pub fn register(&self, tool: Arc<dyn Tool>) -> bool {
+        let mut added = true;
+        self.catalog.rcu(|catalog| {
+            let name = &tool.spec().name;
+            added = !catalog.by_name.contains_key(name);
+            let mut catalog = Catalog::clone(catalog);
+            if added {
+                let id = ToolId(catalog.tools.len() as u32);
+                catalog.by_name.insert(name.clone(), id);
+                catalog.tools.push(Arc::new(Entry {
+                    id,
+                    tool: Arc::clone(&tool),
+                    shape: OnceLock::new(),
+                    statistics: Statistics::default(),
+                }));
+            }
+            catalog
+        });
+        added
+    }
+
+    /// Returns the id of the tool of this name. Takes no lock and touches no counter that another
+    /// thread writes. // bench: lookup among 40 tools
+    pub fn id(&self, name: &str) -> Option<ToolId> {
+        self.catalog.load().by_name.get(name).copied()
+    }
+
+    /// Returns the tool of this name.
+    pub fn get(&self, name: &str) -> Result<Arc<Entry>, ToolError> {
+        let catalog = self.catalog.load();
+        if let Some(id) = catalog.by_name.get(name) {
+            return Ok(Arc::clone(&catalog.tools[id.0 as usize]));
+        }
+        let nearest = catalog
+            .tools
+            .iter()
+            .map(|tool| (strsim::jaro(&tool.spec().name, name), &tool.spec().name))
+            // A name that is like none of ours means none of them.
+            .filter(|(likeness, _)| *likeness > 0.7)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, name)| name.clone().into_owned());
+        Err(ToolError::Unknown { name: name.to_owned(), nearest })
+    }
+
+    /// Returns the tool with this id.
+    pub fn by_id(&self, id: ToolId) -> Option<Arc<Entry>> {
+        self.catalog.load().tools.get(id.0 as usize).cloned()
+    }
+
+    /// Returns the tool of this name as the model sees it.
+    pub fn get_tool_metadata(&self, name: &str) -> Option<ToolSpec> {
+        self.get(name).ok().map(|tool| tool.spec().clone())
+    }
+
+    /// Returns every tool as the model sees it, in the order in which they are offered. The
+    /// schemas sent to a model, the prompt's list of tools and the check of arguments all come
+    /// from here.
+    pub fn specs(&self) -> Vec<ToolSpec> {
+        self.catalog.load().tools.iter().map(|tool| tool.spec().clone()).collect()
+    }
+
+    /// Returns the limits that the tools run under.
+    pub fn limits(&self) -> &ToolLimits {
+        &self.limits
+    }
+
+    /// Returns what became of each tool's calls, in the catalog's order.
+    pub fn metrics(&self) -> Vec<ToolMetrics> {
+        let catalog = self.catalog.load();
+        catalog.tools.iter().map(|tool| tool.statistics.metrics(&tool.spec().name)).collect()
+    }
+
+    /// Returns how many calls wait for a slot.
+    pub fn waiting(&self) -> usize {
+        self.slots.waiting()
+    }
+
+    /// Checks the arguments of a call against the schema that the model was shown.
+    pub fn check(&self, tool: &Entry, args: &Value) -> Result<(), ToolError> {
+        let checked = if let Some(shape) = tool.shape.get() {
+            shape.check(args)
+        } else {
+            let shape = Shape::compile(&tool.spec().parameters);
+            let checked = shape.check(args);
+            let more = |kept: usize| (kept < self.limits.validators_kept).then_some(kept + 1);
+            let order = Ordering::Relaxed;
+            if self.validators_kept.fetch_update(order, order, more).is_ok() {
+                // Another thread may have kept the same; one of the two is enough.
+                let _ = tool.shape.set(shape);
+            }
+            checked
+        };
+        checked.map_err(|problem| ToolError::BadArguments { name: tool.name(), problem })
+    }
+
+    /// Checks a call and asks its tool what it would do.
+    pub(in crate::tools) fn plan(&self, tool: &Entry, args: &Value) -> Result<Plan, ToolError> {
+        let plan = || {
+            self.check(tool, args)?;
+            let wanted = tool.tool.timeout(args).unwrap_or(self.limits.timeout);
+            Ok(Plan {
+                effect: tool.tool.effect(args),
+                timeout: wanted.min(self.limits.max_timeout),
+                batch: tool.tool.batch(args),
+            })
+        };
+        let planned = catch_unwind(AssertUnwindSafe(plan)).unwrap_or_else(|e| Err(crashed(e)));
+        planned.inspect_err(|error| self.ended_early(tool, error))
+    }
+
+    /// Records a call that ended without having run.
+    pub(in crate::tools) fn ended_early(&self, tool: &Entry, error: &ToolError) {
+        if self.limits.statistics {
+            tool.statistics.failed(error);
+        }
+    }
+
+    /// Enters a call behind all earlier ones that its effect conflicts with.
+    pub(in crate::tools) fn enter(&self, effect: Effect) -> Turn {
+        self.schedule.enter(effect)
+    }
+
+    /// Waits for a slot; fails at once when too many wait already.
+    pub async fn permit(&self, priority: ExecutionPriority) -> Result<Permit, ToolError> {
+        self.slots.permit(priority).await
+    }
+
+    /// Runs one call as the agent's own calls run: its arguments checked, behind the calls that it
+    /// conflicts with, in a slot, within its deadline.
+    pub async fn execute_tool_optimized(
+        &self,
+        name: &str,
+        args: Value,
+    ) -> Result<ToolOutput, ToolError> {
+        let submitted = Instant::now();
+        let tool = self.get(name)?;
+        let plan = self.plan(&tool, &args)?;
+        let turn = self.enter(plan.effect);
+        turn.ready().await;
+        let permit = self.permit(ExecutionPriority::default()).await?;
+        let cancel = CancellationToken::new();
+        let context = CallContext {
+            call_id: uuid::Uuid::now_v7().to_string(),
+            cancel: cancel.clone(),
+            timeout: plan.timeout,
+            progress: None,
+        };
+        // Who drops the future ends the call.
+        let _cancel = cancel.drop_guard();
+        self.execute(&permit, &tool, &args, &context, submitted.elapsed()).await
+    }
+
+    /// Runs a call for which there is a permit, within its deadline; `waited` is for the records.
+    /// A tool is asked to end at its deadline and when it is cancelled, and is dropped when it did
+    /// not within two seconds. A tool that panics gives a result like any other.
+    pub(in crate::tools) async fn execute(
+        &self,
+        _permit: &Permit,
+        tool: &Entry,
+        args: &Value,
+        context: &CallContext,
+        waited: Duration,
+    ) -> Result<ToolOutput, ToolError> {
+        let started = Instant::now();
+        let call = AssertUnwindSafe(tool.tool.call(args, context)).catch_unwind();
+        let result =
+            within(tool, context, async { call.await.unwrap_or_else(|panic| Err(crashed(panic))) });
+        let result = result.await.unwrap_or_else(Err);
+        self.record(tool, &result, waited, started.elapsed());
+        result
+    }
+
+    /// Runs several calls of one batch as [`Self::execute`] runs one.
+    pub(in crate::tools) async fn execute_batch(
+        &self,
+        _permit: &Permit,
+        tool: &Entry,
+        calls: &[&Value],
+        context: &CallContext,
+        waited: Duration,
+    ) -> Vec<Result<ToolOutput, ToolError>> {
+        let started = Instant::now();
+        let batch = AssertUnwindSafe(tool.tool.call_batch(calls, context)).catch_unwind();
+        let results = within(tool, context, batch).await;
+        let all = |error: &dyn Fn() -> ToolError| calls.iter().map(|_| Err(error())).collect();
+        let results = match results {
+            Ok(Ok(results)) if results.len() == calls.len() => results,
+            Ok(Ok(_)) => all(&|| ToolError::Failed("the batch lost a result".to_owned())),
+            Ok(Err(panic)) => {
+                let text = crashed(panic).to_string();
+                all(&|| ToolError::Failed(text.clone()))
+            }
+            Err(ToolError::TimedOut { name, limit }) => {
+                all(&|| ToolError::TimedOut { name: name.clone(), limit })
+            }
+            Err(_) => all(&|| ToolError::Cancelled { name: tool.name() }),
+        };
+        for result in &results {
+            self.record(tool, result, waited, started.elapsed());
+        }
+        results
+    }
+
+    fn record(
+        &self,
+        tool: &Entry,
+        result: &Result<ToolOutput, ToolError>,
+        waited: Duration,
+        ran: Duration,
+    ) {
+        if self.limits.statistics {
+            tool.statistics.took(waited, ran);
+            tool.statistics.ended(result);
+        }
+    }
+}
+
+impl Entry {
+    /// Returns the tool's id.
+    pub fn id(&self) -> ToolId {
+        self.id
+    }
+
+    /// Returns the tool as the model sees it.
+    pub fn spec(&self) -> &ToolSpec {
+        self.tool.spec()
+    }
+
+    /// Returns whether the same call gives the same result while no file changes.
+    pub fn is_repeatable(&self) -> bool {
+        self.tool.is_repeatable()
+    }
+
+    pub(in crate::tools) fn name(&self) -> String {
+        self.spec().name.clone().into_owned()
+    }
+}
+
+/// Waits for a call's end, but not for long after its deadline or its cancellation.
+async fn within<T>(
+    tool: &Entry,
+    context: &CallContext,
+    work: impl Future<Output = T>,
+) -> Result<T, ToolError> {
+    let overdue = async {
+        let cancelled = context.cancel.cancelled();
+        let in_time = tokio::time::timeout(context.timeout, cancelled).await.is_ok();
+        tokio::time::sleep(ENDING).await;
+        in_time
+    };
+    tokio::select! {
+        biased;
+        result = work => Ok(result),
+        cancelled = overdue => Err(if cancelled {
+            ToolError::Cancelled { name: tool.name() }
+        } else {
+            ToolError::TimedOut { name: tool.name(), limit: context.timeout }
+        }),
+    }
+}
+
+fn crashed(panic: Box<dyn Any + Send>) -> ToolError {
+    let what = panic
+        .downcast::<String>()
+        .map(|text| *text)
+        .or_else(|panic| panic.downcast::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|_| "no message".to_owned());
+    ToolError::Failed(format!("the tool crashed: {what}; this is a fault of VT Code"))
+}
+
+/// How long a tool that ends in order (a command that is killed and its output read) has to give
+/// what it has.
+const ENDING: Duration = Duration::from_secs(2);
+
+impl std::fmt::Debug for OptimizedToolRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.specs().into_iter().map(|spec| spec.name).collect();
+        f.debug_struct("OptimizedToolRegistry").field("tools", &names).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry").field("name", &self.spec().name).finish_non_exhaustive()
+    }
+}

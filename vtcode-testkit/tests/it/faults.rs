@@ -1,0 +1,222 @@
+//! Each fault does to the client what its name says, and no more: the server goes on.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use serde_json::json;
+use vtcode_testkit::{Fault, ScriptedModel, Wire, call, fail, say};
+
+use crate::client::{BOTH, Client, path, request, said, within};
+
+const TEXT: &str = "Some words, so many that they need several events to arrive.";
+
+/// Returns a model that fails so, and then works.
+async fn broken(fault: Fault) -> ScriptedModel {
+    ScriptedModel::start(vec![say(TEXT).fault(fault), say("Again.")]).await
+}
+
+/// The next request gets the next reply; on a new connection where the old one is gone.
+async fn goes_on(model: &ScriptedModel, wire: Wire) {
+    let got = Client::to(model).await.stream(wire).await;
+    assert!(got.text().contains("Again."));
+}
+
+#[tokio::test]
+async fn a_status_comes_with_its_headers_and_the_wires_own_error() {
+    for (wire, code, kind) in [
+        (Wire::Chat, 429, "requests"),
+        (Wire::Chat, 500, "server_error"),
+        (Wire::Messages, 429, "rate_limit_error"),
+        (Wire::Messages, 529, "overloaded_error"),
+    ] {
+        let model = broken(Fault::status(code).header("Retry-After", "7")).await;
+        let mut client = Client::to(&model).await;
+        let got = client.stream(wire).await;
+        assert_eq!(got.status, code);
+        assert_eq!(got.header("retry-after"), Some("7"));
+        assert_eq!(got.json()["error"]["type"], kind);
+        assert!(client.stream(wire).await.text().contains("Again."), "the connection goes on");
+        assert!(model.requests().iter().all(|request| request.error.is_none()));
+    }
+}
+
+#[tokio::test]
+async fn a_status_may_have_any_body() {
+    let headers = vec![("Content-Type".to_owned(), "text/plain".to_owned())];
+    let fault = Fault::Status { code: 502, headers, body: "bad gateway".to_owned() };
+    let got = Client::to(&broken(fault).await).await.stream(Wire::Chat).await;
+    assert_eq!((got.status, got.text()), (502, "bad gateway"));
+    assert_eq!(got.head.matches("content-type").count(), 1);
+}
+
+#[tokio::test]
+async fn a_cut_after_events_leaves_whole_events_and_no_end() {
+    for wire in BOTH {
+        for count in [0, 2] {
+            let model = broken(Fault::CutAfterEvents(count)).await;
+            let mut client = Client::to(&model).await;
+            let got = client.stream(wire).await;
+            assert!(!got.complete);
+            assert_eq!(got.events().len(), count);
+            client.end().await.unwrap();
+            goes_on(&model, wire).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_after_all_events_still_leaves_the_body_open() {
+    let model = broken(Fault::CutAfterEvents(usize::MAX)).await;
+    let got = Client::to(&model).await.stream(Wire::Chat).await;
+    assert!(!got.complete);
+    assert!(said(Wire::Chat, &got).terminal);
+}
+
+#[tokio::test]
+async fn a_cut_after_bytes_leaves_exactly_so_many() {
+    for wire in BOTH {
+        let model = broken(Fault::CutAfterBytes(usize::MAX)).await;
+        let whole = Client::to(&model).await.stream(wire).await.body;
+        for count in [0, 1, 300, whole.len() - 1] {
+            let model = broken(Fault::CutAfterBytes(count)).await;
+            let got = Client::to(&model).await.stream(wire).await;
+            assert!(!got.complete);
+            assert_eq!(got.body, whole[..count]);
+            goes_on(&model, wire).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_streamed_is_cut_short_of_its_length() {
+    for (fault, bytes) in [(Fault::CutAfterEvents(0), 0), (Fault::CutAfterBytes(20), 20)] {
+        let model = broken(fault).await;
+        let mut client = Client::to(&model).await;
+        client.post(path(Wire::Chat), &request(Wire::Chat, false).to_string()).await;
+        let got = client.response().await.unwrap();
+        assert!(!got.complete);
+        assert_eq!(got.body.len(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_stall_lasts_until_the_client_goes_and_ends_then() {
+    for wire in BOTH {
+        let model = broken(Fault::StallAfterEvents(2)).await;
+        let mut client = Client::to(&model).await;
+        client.post(path(wire), &request(wire, true).to_string()).await;
+        within(model.wait_until(|requests| requests.iter().any(|r| r.first_byte_at.is_some())))
+            .await;
+        assert!(model.requests()[0].ended_at.is_none());
+        // Other connections are served meanwhile.
+        goes_on(&model, wire).await;
+        assert!(model.requests()[0].ended_at.is_none());
+
+        drop(client);
+        within(model.wait_until(|requests| requests[0].ended_at.is_some())).await;
+        assert!(model.requests()[0].client_left);
+        assert!(!model.requests()[1].client_left);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_during_the_delay_is_noticed() {
+    let hours = Duration::from_secs(10_000);
+    let model = ScriptedModel::start(vec![say("Too late.").delay(hours)]).await;
+    let mut client = Client::to(&model).await;
+    client.post(path(Wire::Chat), &request(Wire::Chat, true).to_string()).await;
+    within(model.wait_for_requests(1)).await;
+    drop(client);
+    within(model.wait_until(|requests| requests[0].client_left)).await;
+    assert!(model.requests()[0].first_byte_at.is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_between_two_chunks_is_noticed() {
+    let hours = Duration::from_secs(10_000);
+    let model = ScriptedModel::start(vec![say(TEXT).pace(hours)]).await;
+    let mut client = Client::to(&model).await;
+    client.post(path(Wire::Chat), &request(Wire::Chat, true).to_string()).await;
+    within(model.wait_until(|requests| requests.iter().any(|r| r.first_byte_at.is_some()))).await;
+    drop(client);
+    within(model.wait_until(|requests| requests[0].client_left)).await;
+}
+
+#[tokio::test]
+async fn an_overloaded_provider_says_so_in_the_stream() {
+    for (wire, name) in [(Wire::Chat, ""), (Wire::Messages, "error")] {
+        let model = broken(Fault::ErrorAfterEvents(3)).await;
+        let got = Client::to(&model).await.stream(wire).await;
+        assert!(got.complete);
+        let events = got.events();
+        assert_eq!(events.len(), 4);
+        assert_eq!(events[3].0, name);
+        assert!(events[3].1["error"]["message"].as_str().unwrap().contains("verload"));
+    }
+}
+
+#[tokio::test]
+async fn garbage_arrives_byte_by_byte_and_properly_framed() {
+    for garbage in [b"data: {\"choices\": [\n\n\xff\xfe\0".to_vec(), Vec::new()] {
+        for wire in BOTH {
+            let model = broken(Fault::Garbage(garbage.clone())).await;
+            let mut client = Client::to(&model).await;
+            let got = client.stream(wire).await;
+            assert!(got.complete);
+            assert_eq!(got.body, garbage);
+            assert!(client.stream(wire).await.text().contains("Again."));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_an_error_and_a_close_is_an_end() {
+    for wire in BOTH {
+        let model = broken(Fault::Reset).await;
+        let mut client = Client::to(&model).await;
+        client.post(path(wire), &request(wire, true).to_string()).await;
+        assert_eq!(client.end().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        goes_on(&model, wire).await;
+
+        let model = broken(Fault::CloseBeforeResponse).await;
+        let mut client = Client::to(&model).await;
+        client.post(path(wire), &request(wire, true).to_string()).await;
+        client.end().await.unwrap();
+        goes_on(&model, wire).await;
+    }
+}
+
+#[tokio::test]
+async fn a_portal_answers_with_html() {
+    let got = Client::to(&broken(Fault::NotSse).await).await.stream(Wire::Messages).await;
+    assert_eq!(got.status, 200);
+    assert_eq!(got.header("content-type"), Some("text/html; charset=utf-8"));
+    assert!(got.text().starts_with("<!doctype html>"));
+}
+
+#[tokio::test]
+async fn an_empty_answer_is_valid_and_says_nothing() {
+    for (wire, finish) in [(Wire::Chat, "stop"), (Wire::Messages, "end_turn")] {
+        let reply = call("ls", json!({})).fault(Fault::Empty);
+        let model = ScriptedModel::start(vec![reply, fail(Fault::Empty)]).await;
+        let mut client = Client::to(&model).await;
+        for _ in 0..2 {
+            let said = said(wire, &client.stream(wire).await);
+            assert_eq!(said.parts, []);
+            assert_eq!(said.finish.as_deref(), Some(finish));
+            assert!(said.terminal);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_terminal_ends_the_body_but_not_the_message() {
+    for wire in BOTH {
+        let model = broken(Fault::MissingTerminal).await;
+        let got = Client::to(&model).await.stream(wire).await;
+        assert!(got.complete);
+        let said = said(wire, &got);
+        assert_eq!(said.parts, [crate::client::Part::Text(TEXT.to_owned())]);
+        assert_eq!((said.finish, said.terminal), (None, false));
+    }
+}

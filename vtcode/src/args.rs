@@ -1,0 +1,192 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Start here:
+  vtcode demo                        see it work: no key, no network
+  vtcode exec \"fix the failing test\"  one task in the current folder
+
+Exit codes: 0 done, 1 the task failed, 2 usage or configuration, 3 no provider, no key or refused
+by it, 4 a limit was reached, 130 interrupted.";
+
+/// A coding agent for the terminal: it takes a task and a folder, and works until it is done.
+#[derive(Debug, Parser)]
+#[command(name = "vtcode", version, after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Exec(Exec),
+    Resume(Resume),
+    Sessions(Sessions),
+    #[cfg(feature = "demo")]
+    Demo(Demo),
+    Config(Config),
+    Prompt(Prompt),
+    ApplyPatch(ApplyPatch),
+}
+
+/// Work on one task without a terminal: the answer on stdout, progress on stderr
+#[derive(Debug, Parser)]
+pub(crate) struct Exec {
+    /// The task; `-` reads it from stdin
+    pub(crate) prompt: Option<String>,
+    /// The folder to work in
+    #[arg(short = 'C', long = "cd", value_name = "DIR")]
+    pub(crate) cd: Option<PathBuf>,
+    /// A further folder that tools may read and write; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) add_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// What every command that asks a model takes.
+#[derive(Debug, Parser)]
+pub(crate) struct Common {
+    /// Print one JSON event a line on stdout instead of the answer
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The model's name as the provider knows it
+    #[arg(short, long)]
+    pub(crate) model: Option<String>,
+    /// The wire format: openai (also for compatible servers) or anthropic
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// Where the provider is reached; ends in /v1 for openai, the server's root for anthropic
+    #[arg(long, value_name = "URL")]
+    pub(crate) base_url: Option<String>,
+    /// What commands may touch. Not enforced yet: each run says so
+    #[arg(short, long, value_enum, default_value_t = Sandbox::WorkspaceWrite)]
+    pub(crate) sandbox: Sandbox,
+    /// Model requests the task may take
+    #[arg(long, value_name = "N")]
+    pub(crate) max_turns: Option<u64>,
+    /// Input and output tokens the task may use
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u64>,
+    /// Seconds the run may take
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) max_wall: Option<u64>,
+    /// Write the answer to this file, too
+    #[arg(short = 'o', long = "output-last-message", value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// End with the table of where the time went
+    #[arg(long)]
+    pub(crate) profile: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sandbox {
+    ReadOnly,
+    WorkspaceWrite,
+    Off,
+}
+
+/// Go on with a session, with its own provider and model unless told otherwise
+#[derive(Debug, Parser)]
+pub(crate) struct Resume {
+    /// The session's id, or the beginning of it; with --last, the prompt
+    pub(crate) session: Option<String>,
+    /// What to do next; `-` reads it from stdin
+    pub(crate) prompt: Option<String>,
+    /// The newest session: of this folder if it has one
+    #[arg(long)]
+    pub(crate) last: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// List sessions, the newest first, or delete some
+#[derive(Debug, Parser)]
+pub(crate) struct Sessions {
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<SessionsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionsCommand {
+    /// Remove sessions and everything kept of them
+    Delete {
+        /// Their ids, or the beginnings of them
+        #[arg(required = true)]
+        sessions: Vec<String>,
+    },
+}
+
+/// See the agent repair a failing test: a recorded model, the real engine, tools and HTTP client
+#[cfg(feature = "demo")]
+#[derive(Debug, Parser)]
+pub(crate) struct Demo {
+    /// Work on a copy of this folder instead of the bundled sample
+    #[arg(long, value_name = "DIR")]
+    pub(crate) sample: Option<PathBuf>,
+    /// Keep the changed copy and say where it is
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub(crate) keep: bool,
+}
+
+/// Look at the configuration
+#[derive(Debug, Parser)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Show every value and where it came from
+    Show,
+    /// Say whether it can be used; exit code 2 if not
+    Check,
+}
+
+/// Look at what the model gets
+#[derive(Debug, Parser)]
+pub(crate) struct Prompt {
+    #[command(subcommand)]
+    pub(crate) command: PromptCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PromptCommand {
+    /// Print the system prompt and the tools' schemas for the current folder
+    Show,
+}
+
+/// Apply a `*** Begin Patch` patch to the current folder, as the tool does
+#[derive(Debug, Parser)]
+pub(crate) struct ApplyPatch {
+    /// The patch; read from stdin when absent
+    pub(crate) patch: Option<String>,
+}
+
+pub(crate) const TASK_HINT: &str =
+    "The task is one argument, in quotes; one that begins with `-` stands after `--`, or on stdin.";
+
+/// Returns whether an error is about a word of a task that was not quoted, or about a task that
+/// was taken for an option, as a list of points is.
+pub(crate) fn is_piece_of_a_task(error: &clap::Error) -> bool {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return false;
+    };
+    let takes_one = std::env::args_os().nth(1).is_some_and(|c| c == "exec" || c == "resume");
+    takes_one
+        && error.kind() == ErrorKind::UnknownArgument
+        && (!argument.starts_with('-') || argument.contains(char::is_whitespace))
+}
+
+pub(crate) fn print_help() {
+    // Who closed the pipe wants no help.
+    let _ = Args::command().print_help();
+}

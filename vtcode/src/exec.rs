@@ -1,0 +1,484 @@
+//! One task: `exec` begins a session, `resume` goes on with one; both end in [`drive`].
+
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use vtcode_core::config::endpoint::{Endpoint, Wire};
+use vtcode_core::config::env::Env;
+use vtcode_core::config::layers::Settings;
+use vtcode_core::core::event::{Event, EventKind, SessionHeader};
+use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
+use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
+use vtcode_core::core::performance_profiler::Profile;
+use vtcode_core::llm::message::Message;
+use vtcode_core::llm::optimized_client::OptimizedLLMClient;
+use vtcode_core::llm::prices;
+use vtcode_core::safety::workspace::Workspace;
+use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
+use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
+
+use crate::args::{Common, Exec, Resume, Sandbox};
+use crate::exit::{self, Exit, Usage};
+use crate::json::JsonLines;
+use crate::setup;
+use crate::terminal::{Screen, Terminal, clean, file_change, span};
+
+/// Everything that a run works with.
+pub(crate) struct Session {
+    pub(crate) header: SessionHeader,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) settings: Settings,
+    pub(crate) sessions: Sessions,
+    pub(crate) journal: Journal,
+    pub(crate) registry: Arc<OptimizedToolRegistry>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) entry: SessionEntry,
+}
+
+/// How a run tells what happens.
+#[derive(Debug)]
+pub(crate) enum Reporting {
+    Json(JsonLines),
+    Terminal(Terminal),
+}
+
+/// What a run gave.
+pub(crate) struct Report {
+    pub(crate) outcome: AgentOutcome,
+    pub(crate) profile: Profile,
+}
+
+/// Runs `vtcode exec`.
+pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
+    let env = Env::of_process();
+    let json = args.common.json;
+    tell_errors(json, async {
+        let prompt = read_prompt(args.prompt.as_deref())?;
+        let cwd = setup::folder(args.cd.as_deref())?;
+        // Absolute, so that the session goes on in the same ones from wherever it is resumed.
+        let add_dirs: anyhow::Result<_> =
+            args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
+        check_output(&args.common)?;
+        let settings = setup::settings(&cwd, Some(&args.common), &env)?;
+        let endpoint = setup::endpoint(&settings, &env).await?;
+        let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
+        confinement(&args.common);
+        drive(session, prompt, args.common, &env).await
+    })
+    .await
+}
+
+/// Runs `vtcode resume`.
+pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
+    let env = Env::of_process();
+    let json = args.common.json;
+    tell_errors(json, async {
+        let sessions = setup::sessions(&env)?;
+        let (id, prompt) = if args.last {
+            if args.prompt.is_some() {
+                return Err(Usage("give a session or --last, not both".to_owned()).into());
+            }
+            (last_session(&sessions)?, args.session)
+        } else {
+            let none = "which session? `vtcode sessions` lists them; --last takes the newest";
+            (args.session.ok_or_else(|| Usage(none.to_owned()))?, args.prompt)
+        };
+        let prompt = read_prompt(prompt.as_deref())?;
+        check_output(&args.common)?;
+        let session = go_on(&sessions, &id, &args.common, &env).await?;
+        confinement(&args.common);
+        drive(session, prompt, args.common, &env).await
+    })
+    .await
+}
+
+/// Readers of JSON lines see an error there, too.
+async fn tell_errors(
+    json: bool,
+    work: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
+    let result = work.await;
+    if let (true, Err(error)) = (json, &result) {
+        JsonLines::error(&exit::words(error));
+    }
+    result
+}
+
+fn confinement(common: &Common) {
+    let words = match common.sandbox {
+        Sandbox::Off => return,
+        Sandbox::WorkspaceWrite => "workspace-write",
+        Sandbox::ReadOnly => "read-only",
+    };
+    let _ = writeln!(
+        io::stderr(),
+        "vtcode: commands are not yet confined: `--sandbox {words}` is not enforced by this \
+         version (file tools stay inside the folder)"
+    );
+}
+
+/// Finds out before any work is done whether there is a place for its answer.
+fn check_output(common: &Common) -> Result<(), Usage> {
+    let Some(path) = &common.output else { return Ok(()) };
+    let folder = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    if path.is_dir() || !folder.is_none_or(Path::is_dir) {
+        let path = path.display();
+        return Err(Usage(format!("cannot write the answer to `{path}`: no such folder, or one")));
+    }
+    Ok(())
+}
+
+/// The longest prompt that is read.
+const PROMPT_BYTES: u64 = 8 << 20;
+
+fn read_prompt(argument: Option<&str>) -> anyhow::Result<String> {
+    let text = match argument {
+        Some(text) if text != "-" => text.to_owned(),
+        None if io::stdin().is_terminal() => {
+            return Err(Usage(
+                "what is the task? Give it as an argument, or `-` to read it from \
+                              stdin"
+                    .to_owned(),
+            )
+            .into());
+        }
+        _ => {
+            let mut bytes = Vec::new();
+            let read = io::stdin().lock().take(PROMPT_BYTES + 1).read_to_end(&mut bytes);
+            read.context("cannot read the prompt from stdin")?;
+            if bytes.len() as u64 > PROMPT_BYTES {
+                return Err(Usage("the prompt on stdin is longer than 8 MiB".to_owned()).into());
+            }
+            String::from_utf8(bytes)
+                .map_err(|_| Usage("the prompt on stdin is not UTF-8 text".to_owned()))?
+        }
+    };
+    if text.trim().is_empty() {
+        return Err(Usage(
+            "the prompt is empty: give the task as an argument, or `-` and the task on stdin"
+                .to_owned(),
+        )
+        .into());
+    }
+    Ok(text)
+}
+
+/// Begins a session in a folder.
+pub(crate) fn begin(
+    cwd: PathBuf,
+    add_dirs: Vec<PathBuf>,
+    endpoint: Endpoint,
+    settings: Settings,
+    env: &Env,
+) -> anyhow::Result<Session> {
+    if let Some(dir) = std::iter::once(&cwd).chain(&add_dirs).find(|dir| dir.to_str().is_none()) {
+        // The journal is text, and so is all that a model reads.
+        return Err(
+            Usage(format!("cannot work in `{}`: its path is not UTF-8", dir.display())).into()
+        );
+    }
+    let sessions = setup::sessions(env)?;
+    let session_id = uuid::Uuid::now_v7().to_string();
+    let spool_dir = sessions.reserve(&session_id)?;
+    let workspace = workspace(&cwd, &add_dirs, &spool_dir)?;
+    let registry = setup::registry(&workspace, spool_dir, &settings.limits.tools, env);
+    let header = SessionHeader {
+        format: journal::FORMAT,
+        session_id,
+        started_at_ms: setup::now_ms(),
+        cwd,
+        add_dirs,
+        provider: endpoint.wire.to_string(),
+        base_url: endpoint.base_url.clone(),
+        model: endpoint.model.clone(),
+        system: setup::system_prompt(&workspace, &registry, env),
+    };
+    let journal = sessions.create(header.clone())?;
+    let entry = SessionEntry::from_header(&header);
+    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages: vec![], entry })
+}
+
+fn workspace(cwd: &Path, add_dirs: &[PathBuf], spool_dir: &Path) -> anyhow::Result<Arc<Workspace>> {
+    let mut workspace = Workspace::open(cwd)?.with_dir(spool_dir, false)?;
+    for dir in add_dirs {
+        workspace = workspace.with_dir(dir, true)?;
+    }
+    Ok(Arc::new(workspace))
+}
+
+/// Opens a session to go on with it: with its own provider and model unless told otherwise.
+async fn go_on(
+    sessions: &Sessions,
+    id: &str,
+    common: &Common,
+    env: &Env,
+) -> anyhow::Result<Session> {
+    let (mut journal, replay) = sessions.resume(id)?;
+    let mut header = replay.header.context("the journal has no header")?;
+    let mut settings = setup::settings(&header.cwd, Some(common), env)?;
+    // All stays as it was unless the command line says otherwise. Another provider has other
+    // models and another address; a server that moved has not.
+    if common.provider.as_ref().is_none_or(|provider| *provider == header.provider) {
+        settings.provider = Some(header.provider.clone());
+        if common.base_url.is_none() {
+            settings.base_url = Some(header.base_url.clone());
+        }
+        if common.model.is_none() {
+            settings.model = Some(header.model.clone());
+        }
+    }
+    let endpoint = setup::endpoint(&settings, env).await?;
+    if replay.torn {
+        note("the last record of this session was torn and is lost; what came before it is kept");
+    }
+    for call in &replay.interrupted {
+        note(&format!("`{}` had started and may have run; the model is told", call.name));
+    }
+    let changed = (endpoint.wire.as_str(), endpoint.base_url.as_str(), endpoint.model.as_str())
+        != (header.provider.as_str(), header.base_url.as_str(), header.model.as_str());
+    if changed {
+        header.provider = endpoint.wire.to_string();
+        header.base_url.clone_from(&endpoint.base_url);
+        header.model.clone_from(&endpoint.model);
+        journal.append(&Event {
+            at: Duration::ZERO,
+            kind: EventKind::SessionResumed {
+                provider: header.provider.clone(),
+                base_url: header.base_url.clone(),
+                model: header.model.clone(),
+            },
+        })?;
+    }
+    let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir())?;
+    let registry = setup::registry(&workspace, journal.spool_dir(), &settings.limits.tools, env);
+    let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
+    let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
+    let entry = SessionEntry { model: header.model.clone(), ..entry };
+    let messages = replay.messages;
+    let sessions = sessions.clone();
+    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages, entry })
+}
+
+/// Returns the newest session of this folder, or of all when it has none.
+fn last_session(sessions: &Sessions) -> anyhow::Result<String> {
+    let entries = sessions.list()?;
+    let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).ok();
+    if let Some(entry) = entries.iter().find(|entry| Some(&entry.cwd) == here.as_ref()) {
+        return Ok(entry.id.clone());
+    }
+    let newest =
+        entries.first().ok_or_else(|| Usage("there is no session to go on with yet".to_owned()))?;
+    note(&format!("no session of this folder; going on in {}", newest.cwd.display()));
+    Ok(newest.id.clone())
+}
+
+/// Works on one prompt, tells what happens and sums it up.
+pub(crate) async fn drive(
+    session: Session,
+    prompt: String,
+    common: Common,
+    env: &Env,
+) -> anyhow::Result<Exit> {
+    let id = session.header.session_id.clone();
+    let (model, wire) = (session.endpoint.model.clone(), session.endpoint.wire);
+    let base_url = session.endpoint.base_url.clone();
+    let profiling = session.settings.profiling;
+    note(&format!("{model} at {base_url} · session {id}"));
+    let reporting = if common.json {
+        Reporting::Json(JsonLines::begin(&id))
+    } else {
+        Reporting::Terminal(Terminal::new(Screen::Stderr, env.text("NO_COLOR").is_some()))
+    };
+    let began = Instant::now();
+    let Report { outcome, profile } = work(session, prompt, reporting).await?;
+    let exit = Exit::of(outcome.end.as_ref());
+    let mut written = Ok(());
+    if let Some(End::Done(text)) = &outcome.end {
+        if !common.json {
+            written = print_answer(text).context("cannot print the answer");
+        }
+        if let Some(path) = &common.output {
+            let to_file = std::fs::write(path, text)
+                .with_context(|| format!("cannot write the answer to `{}`", path.display()));
+            written = written.and(to_file);
+        }
+    }
+    summary(&outcome, &model, wire, began.elapsed());
+    if profiling {
+        let _ = write!(io::stderr(), "{}", profile.table());
+    }
+    match outcome.end.as_ref() {
+        Some(End::Done(_)) | None => {}
+        Some(end) => {
+            note(&end.to_string());
+            note(&format!("to go on: vtcode resume {id} \"…\""));
+        }
+    }
+    written?;
+    Ok(exit)
+}
+
+/// Prints the answer: on a terminal without what could control it.
+fn print_answer(text: &str) -> io::Result<()> {
+    let text = text.trim_end();
+    let text = if io::stdout().is_terminal() { clean(text) } else { text.to_owned() };
+    match writeln!(io::stdout(), "{text}") {
+        // Who closed the pipe has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// Runs the engine on one prompt.
+pub(crate) async fn work(
+    session: Session,
+    prompt: String,
+    reporting: Reporting,
+) -> anyhow::Result<Report> {
+    let Session { header, endpoint, settings, sessions, journal, registry, messages, mut entry } =
+        session;
+    let client = OptimizedLLMClient::with_endpoint(endpoint, settings.limits.client.clone())?;
+    let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
+    let profile = Arc::new(Mutex::new(Profile::default()));
+    let profiled = Arc::clone(&profile);
+    let engine = OptimizedAgentEngine::new(
+        header.session_id.clone(),
+        Arc::clone(&pipeline),
+        Arc::new(client),
+    )
+    .with_limits(settings.limits.agent.clone())
+    .with_system(header.system)
+    .with_messages(messages)
+    .with_journal(journal)
+    .on_event(move |event| lock(&profiled).take(event))
+    .on_event(printer(reporting));
+
+    if entry.title.is_empty() {
+        entry.title = prompt.lines().next().unwrap_or_default().chars().take(80).collect();
+        entry.updated_at_ms = setup::now_ms();
+        sessions.note(&entry)?;
+    }
+    engine.submit(prompt).await?;
+    engine.close_input();
+    let result = until_done(&engine).await;
+    pipeline.shutdown().await;
+    entry.status = match &result {
+        Ok(AgentOutcome { end: Some(End::Done(_)), .. }) => SessionStatus::Done,
+        Ok(AgentOutcome { end: Some(End::Interrupted), .. }) | Err(_) => SessionStatus::Interrupted,
+        Ok(_) => SessionStatus::Failed,
+    };
+    entry.updated_at_ms = setup::now_ms();
+    if let Err(error) = sessions.note(&entry) {
+        note(&format!("the list of sessions could not be updated: {error}"));
+    }
+    let profile = lock(&profile).clone();
+    Ok(Report { outcome: result?, profile })
+}
+
+fn printer(reporting: Reporting) -> impl Fn(&Event) + Send + Sync {
+    let reporting = Mutex::new(reporting);
+    move |event| match &mut *lock(&reporting) {
+        Reporting::Json(lines) => lines.event(event),
+        Reporting::Terminal(terminal) => terminal.event(event),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is printed next does not depend on what a panic left behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A signal that ends the work, unless whoever started us had it ignored.
+struct Ends(Option<Signal>);
+
+impl Ends {
+    /// Returns it; `ignored` has a bit for each signal, from 1.
+    fn on(kind: SignalKind, ignored: u64) -> io::Result<Self> {
+        if ignored >> (kind.as_raw_value() - 1) & 1 == 1 {
+            Ok(Self(None))
+        } else {
+            Ok(Self(Some(signal(kind)?)))
+        }
+    }
+
+    async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Returns the signals that we were started to ignore, as `nohup` and a shell's `&` do: to listen
+/// would end a work that is meant to outlive its terminal.
+fn ignored_signals() -> u64 {
+    // Where there is no such file, none is known to be ignored.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// A second signal that comes sooner is the first one once more: `timeout` sends its own to the
+/// program and then to the program's group, and an end in order takes less than this.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
+/// Runs the engine until it is done. The first Ctrl-C (or TERM, or HUP) ends the work in order;
+/// the second one at once.
+async fn until_done(engine: &OptimizedAgentEngine) -> anyhow::Result<AgentOutcome> {
+    let ignored = ignored_signals();
+    let mut interrupt = Ends::on(SignalKind::interrupt(), ignored)?;
+    let mut terminate = Ends::on(SignalKind::terminate(), ignored)?;
+    let mut hangup = Ends::on(SignalKind::hangup(), ignored)?;
+    let cancel = engine.cancel_token();
+    let run = engine.start();
+    tokio::pin!(run);
+    let mut asked: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            outcome = &mut run => return Ok(outcome?),
+            () = interrupt.recv() => {}
+            () = terminate.recv() => {}
+            () = hangup.recv() => {}
+        }
+        match asked {
+            Some(asked) if asked.elapsed() >= SAME_SIGNAL => anyhow::bail!(exit::Killed),
+            Some(_) => {}
+            None => {
+                asked = Some(Instant::now());
+                cancel.cancel();
+            }
+        }
+    }
+}
+
+/// Says what was changed, what it used and what it cost.
+fn summary(outcome: &AgentOutcome, model: &str, wire: Wire, took: Duration) {
+    for change in &outcome.changes {
+        note(&format!("changed: {}", file_change(change)));
+    }
+    let usage = outcome.usage;
+    let cost = match prices::cost_usd(wire, model, usage) {
+        Some(cost) => format!("${cost:.4}"),
+        None => "cost unknown".to_owned(),
+    };
+    let turns = if outcome.turns == 1 { "turn" } else { "turns" };
+    note(&format!(
+        "{} {turns} · {} tokens in ({} cached), {} out · {cost} · {}",
+        outcome.turns,
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.output_tokens,
+        span(took),
+    ));
+}
+
+fn note(text: &str) {
+    // A terminal that is gone must not end the work.
+    let _ = writeln!(io::stderr(), "vtcode: {}", clean(text));
+}

@@ -1,0 +1,70 @@
+//! The terminal program: arguments in; progress on stderr, the answer on stdout and an exit code
+//! out. Assembles the library's rooms; knows no HTTP.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod args;
+#[cfg(feature = "demo")]
+mod demo;
+mod exec;
+mod exit;
+mod json;
+mod local;
+mod sessions;
+mod setup;
+mod terminal;
+
+use args::{Args, Command};
+use exit::Exit;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version go to stdout and are no fault; a closed pipe is none either.
+            let _ = error.print();
+            if args::is_piece_of_a_task(&error) {
+                let _ = writeln!(std::io::stderr(), "\n{}", args::TASK_HINT);
+            }
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    // One thread: the work is waiting, and blocking calls have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(args)),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start")),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let words = terminal::clean(&exit::words(&error));
+            let _ = writeln!(std::io::stderr(), "vtcode: {words}");
+            exit::of_error(&error).into()
+        }
+    }
+}
+
+async fn dispatch(args: Args) -> anyhow::Result<Exit> {
+    match args.command {
+        None => {
+            args::print_help();
+            Ok(Exit::Done)
+        }
+        Some(Command::Exec(exec)) => exec::run(exec).await,
+        Some(Command::Resume(resume)) => exec::resume(resume).await,
+        Some(Command::Sessions(sessions)) => sessions::run(&sessions),
+        Some(Command::Config(config)) => local::config(&config),
+        Some(Command::Prompt(prompt)) => local::prompt(&prompt),
+        Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),
+        #[cfg(feature = "demo")]
+        Some(Command::Demo(options)) => demo::run(options).await,
+    }
+}

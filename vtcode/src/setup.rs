@@ -1,0 +1,211 @@
+//! From arguments, files and the environment to the parts of a session.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use vtcode_core::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
+use vtcode_core::config::env::Env;
+use vtcode_core::config::layers::{Settings, Sources};
+use vtcode_core::config::limits::ToolLimits;
+use vtcode_core::core::journal::Sessions;
+use vtcode_core::core::optimized_agent::prompt::{self, Environment};
+use vtcode_core::llm::discover;
+use vtcode_core::safety::workspace::Workspace;
+use vtcode_core::tools::builtin;
+use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
+
+use crate::args::Common;
+use crate::exit::Usage;
+
+/// Returns the settings for a workspace.
+pub(crate) fn settings(cwd: &Path, common: Option<&Common>, env: &Env) -> anyhow::Result<Settings> {
+    let user_file = env.config_dir().map(|dir| dir.join("vtcode.toml"));
+    let sources = Sources {
+        user_file: user_file.map(read_file).transpose()?.flatten(),
+        workspace_file: read_file(inside(cwd, "vtcode.toml")?)?,
+        command_line: common.map(command_line).unwrap_or_default(),
+    };
+    Ok(Settings::resolve(&sources, env)?)
+}
+
+fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
+    let number = |value: Option<u64>| value.map(|n| n.to_string());
+    [
+        ("provider", common.provider.clone(), "--provider"),
+        ("model", common.model.clone(), "--model"),
+        ("base_url", common.base_url.clone(), "--base-url"),
+        ("limits.max_turns", number(common.max_turns), "--max-turns"),
+        ("limits.max_tokens", number(common.max_tokens), "--max-tokens"),
+        ("limits.max_wall_s", number(common.max_wall), "--max-wall"),
+        ("optimization.profiling.enabled", common.profile.then(|| "true".into()), "--profile"),
+    ]
+    .into_iter()
+    .filter_map(|(key, value, option)| Some((key, value?, option)))
+    .collect()
+}
+
+/// Returns the path of a folder's own file. What an error quotes from it may be read by others,
+/// so a repository must not make it a link to a file of the user's.
+fn inside(folder: &Path, name: &str) -> Result<PathBuf, Usage> {
+    let path = folder.join(name);
+    match path.canonicalize() {
+        Ok(target) if !target.starts_with(folder) => {
+            Err(Usage(format!("cannot read `{}`: it is a link out of the folder", path.display())))
+        }
+        // One that is not there, or cannot be read, is told when it is read.
+        _ => Ok(path),
+    }
+}
+
+/// The longest configuration file that is read.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+fn read_file(path: PathBuf) -> anyhow::Result<Option<(PathBuf, String)>> {
+    use std::io::Read as _;
+    let cannot = |why: &dyn std::fmt::Display| {
+        anyhow::Error::new(Usage(format!("cannot read `{}`: {why}", path.display())))
+    };
+    match std::fs::metadata(&path) {
+        // To open a pipe would wait for its writer.
+        Ok(data) if !data.is_file() => return Err(cannot(&"it is not a file")),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(cannot(&e)),
+    }
+    let mut text = String::new();
+    let read = std::fs::File::open(&path)
+        .and_then(|file| file.take(CONFIG_BYTES + 1).read_to_string(&mut text));
+    read.map_err(|e| cannot(&e))?;
+    if text.len() as u64 > CONFIG_BYTES {
+        return Err(cannot(&"it is longer than 1 MiB"));
+    }
+    Ok(Some((path, text)))
+}
+
+/// Returns the folder to work in, canonical.
+pub(crate) fn folder(cd: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let folder = match cd {
+        Some(dir) => dir.to_owned(),
+        None => std::env::current_dir().context("the current folder cannot be found")?,
+    };
+    let usable = folder.canonicalize().and_then(|dir| {
+        if dir.is_dir() { Ok(dir) } else { Err(io::Error::from(io::ErrorKind::NotADirectory)) }
+    });
+    usable.map_err(|e| Usage(format!("cannot work in `{}`: {e}", folder.display())).into())
+}
+
+/// Returns the endpoint that the settings choose, or a local server that answers.
+pub(crate) async fn endpoint(settings: &Settings, env: &Env) -> anyhow::Result<Endpoint> {
+    match endpoint::choose(settings, env)? {
+        Choice::Endpoint(endpoint) => Ok(endpoint),
+        Choice::Local { model } => {
+            let (base_url, first) =
+                discover::local_server(&discover::LOCAL_PORTS).await.ok_or(NoProvider::Nothing)?;
+            let model = model.unwrap_or(first);
+            Ok(Endpoint { wire: Wire::OpenAiChat, base_url, model, key: None })
+        }
+    }
+}
+
+/// Returns the sessions of this user.
+pub(crate) fn sessions(env: &Env) -> anyhow::Result<Sessions> {
+    let dir = env.state_dir().ok_or_else(|| {
+        Usage("no place for sessions: set HOME or XDG_STATE_HOME to an absolute path".to_owned())
+    })?;
+    Ok(Sessions::below(&dir))
+}
+
+/// Returns the built-in tools over a workspace.
+pub(crate) fn registry(
+    workspace: &Arc<Workspace>,
+    spool_dir: PathBuf,
+    limits: &ToolLimits,
+    env: &Env,
+) -> Arc<OptimizedToolRegistry> {
+    let variables = env.vars().map(|(name, value)| (name.clone(), value.clone()));
+    let tools = builtin::all(workspace, spool_dir, variables, limits);
+    Arc::new(OptimizedToolRegistry::with_tools(tools, limits.clone()))
+}
+
+/// Returns the system prompt for a workspace.
+pub(crate) fn system_prompt(
+    workspace: &Workspace,
+    registry: &OptimizedToolRegistry,
+    env: &Env,
+) -> String {
+    let environment = Environment {
+        cwd: workspace.root().to_owned(),
+        os: std::env::consts::OS.to_owned(),
+        date: today(),
+        top_level: top_level(workspace.root()),
+        git: workspace.root().ancestors().any(|dir| dir.join(".git").exists()),
+    };
+    let user = env.config_dir();
+    let instructions = prompt::instructions(workspace.root(), user.as_deref());
+    prompt::assemble(&registry.specs(), &environment, &instructions)
+}
+
+/// The names at the top of a folder that are told to the model.
+const TOP_LEVEL_NAMES: usize = 40;
+
+fn top_level(root: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(root) else { return String::new() };
+    // A folder of a million files must not hold up the start.
+    let mut names: Vec<String> = entries
+        .take(10 * TOP_LEVEL_NAMES)
+        .flatten()
+        .map(|entry| {
+            let slash = if entry.file_type().is_ok_and(|t| t.is_dir()) { "/" } else { "" };
+            // A file name is the repository's: it must not look like a line of ours.
+            let name = entry.file_name().to_string_lossy().replace(char::is_control, "?");
+            format!("{name}{slash}")
+        })
+        .filter(|name| name != ".git/")
+        .collect();
+    names.sort_unstable();
+    if names.len() > TOP_LEVEL_NAMES {
+        names.truncate(TOP_LEVEL_NAMES);
+        names.push("…".to_owned());
+    }
+    names.join(" ")
+}
+
+/// Returns the time, in milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns today in UTC, as `YYYY-MM-DD`.
+fn today() -> String {
+    date(now_ms() / 86_400_000)
+}
+
+/// Returns the date of a day counted from 1970-01-01 (Howard Hinnant's `civil_from_days`).
+fn date(day: u64) -> String {
+    let z = day + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let d = doy - (153 * mp + 2) / 5 + 1;
+    let m = if mp < 10 { mp + 3 } else { mp - 9 };
+    let y = yoe + era * 400 + u64::from(m <= 2);
+    format!("{y:04}-{m:02}-{d:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(11_016), "2000-02-29");
+        assert_eq!(date(20_780), "2026-11-23");
+    }
+}

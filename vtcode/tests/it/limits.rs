@@ -1,0 +1,67 @@
+//! Limits end a run with their own exit code and keep what was done.
+
+use serde_json::json;
+use vtcode_testkit::{Fault, ScriptedModel, call, say};
+
+use crate::user::User;
+
+fn step(number: usize) -> vtcode_testkit::Reply {
+    let path = format!("step-{number}.txt");
+    call("write_file", json!({"path": path, "content": "done\n"})).usage(100, 0, 10)
+}
+
+#[tokio::test]
+async fn turns() {
+    let user = User::new();
+    let model = ScriptedModel::start_with(|_, number| step(number)).await;
+    let ran = user.exec(&model, "go").args(["--max-turns", "2"]).run().await.exits(4).prints("");
+    let ran = ran.says("the limit of 2 turns was reached (--max-turns)").says("vtcode resume");
+    let ran = ran.says("changed: step-0.txt (new) +1");
+    assert!(ran.stderr.contains("2 turns"), "{ran}");
+    assert_eq!(model.requests().len(), 2);
+    assert_eq!(user.folder.snapshot().len(), 2, "both steps are kept");
+    let kinds: Vec<_> = user.journal().iter().map(|r| r["type"].clone()).collect();
+    assert_eq!(kinds.iter().filter(|kind| *kind == "tool_finished").count(), 2);
+    assert_eq!(kinds.last().unwrap(), "prompt_failed");
+}
+
+#[tokio::test]
+async fn tokens() {
+    let user = User::new();
+    let model = ScriptedModel::start_with(|_, number| step(number)).await;
+    let exec = user.exec(&model, "go").args(["--max-tokens", "300"]);
+    exec.run().await.exits(4).says("the limit of 300 tokens was reached (--max-tokens)");
+    assert_eq!(model.requests().len(), 3);
+    assert_eq!(user.folder.snapshot().len(), 3);
+}
+
+#[tokio::test]
+async fn time_with_a_model_that_stalls() {
+    let user = User::new();
+    let stalled = say("Half an answer").fault(Fault::StallAfterEvents(2));
+    let model = ScriptedModel::start(vec![step(0), stalled]).await;
+    let ran = user.exec(&model, "go").args(["--max-wall", "1"]).run().await.exits(4).prints("");
+    ran.says("the time limit of 1s was reached (--max-wall)").says("changed: step-0.txt");
+    assert_eq!(user.folder.read("step-0.txt"), "done\n");
+}
+
+#[tokio::test]
+async fn time_with_a_command_that_runs_on() {
+    let user = User::new();
+    let command = call("run_command", json!({"command": "echo begun; sleep 100"}));
+    let model = ScriptedModel::start(vec![command]).await;
+    let ran = user.exec(&model, "go").env("VTCODE_MAX_WALL_S", "1").run().await.exits(4);
+    ran.says("(--max-wall)").says("begun");
+    let finished = user.journal().into_iter().find(|r| r["type"] == "tool_finished").unwrap();
+    assert_eq!(finished["text"], "begun\n[interrupted]");
+}
+
+#[tokio::test]
+async fn the_environment_and_files_set_them_too() {
+    let user = User::with([("vtcode.toml", "[limits]\nmax_turns = 3\n")]);
+    let model = ScriptedModel::start_with(|_, number| step(number)).await;
+    user.exec(&model, "go").run().await.exits(4).says("3 turns was reached");
+    user.exec(&model, "go").env("VTCODE_MAX_TURNS", "2").run().await.exits(4).says("2 turns was");
+    let both = user.exec(&model, "go").env("VTCODE_MAX_TURNS", "2").args(["--max-turns", "1"]);
+    both.run().await.exits(4).says("the limit of 1 turn");
+}

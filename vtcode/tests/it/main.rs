@@ -1,0 +1,17 @@
+//! The program as its users meet it: the real binary as a child process, with a home of its own,
+//! against a scripted model on loopback.
+
+mod answers;
+mod demo;
+mod failures;
+mod interrupt;
+mod json;
+mod limits;
+mod local;
+mod provider;
+mod resume;
+mod screen;
+mod secrets;
+mod sessions;
+mod tools;
+mod user;

@@ -1,0 +1,86 @@
+//! A key goes to its provider and nowhere else.
+
+use std::path::Path;
+
+use serde_json::json;
+use vtcode_testkit::{Fault, ScriptedModel, call, fail, say};
+
+use crate::user::User;
+
+const KEY: &str = "sk-very-secret-0123456789";
+
+/// Returns the files below a folder that hold the key.
+fn holding(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holding(&path));
+        } else if String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains(KEY) {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn no_output_and_no_file_ever_holds_it() {
+    for anthropic in [false, true] {
+        let user = User::new();
+        let telltale = move |status| Fault::Status {
+            code: status,
+            headers: vec![("retry-after".to_owned(), "0".to_owned())],
+            body: format!("{{\"error\":{{\"message\":\"bad key {KEY}\"}}}}"),
+        };
+        let model = ScriptedModel::start_with(move |_, number| match number % 3 {
+            0 => fail(telltale(500)),
+            1 => call("run_command", json!({"command": "env; export -p; seq 1 9999"})),
+            _ => fail(telltale(401)),
+        })
+        .await;
+        let (provider, url, variable) = if anthropic {
+            ("anthropic", model.anthropic_url(), "ANTHROPIC_API_KEY")
+        } else {
+            ("openai", model.openai_url(), "OPENAI_API_KEY")
+        };
+        for json in [false, true] {
+            let args = ["exec", "--provider", provider, "--base-url", &url, "hi"];
+            let exec = user.vtcode(args).env(variable, KEY).args(json.then_some("--json"));
+            let ran = exec.run().await.exits(3).says("bad key [key]");
+            assert!(!ran.to_string().contains(KEY), "{ran}");
+        }
+        let requests = model.requests();
+        assert!(requests.iter().all(|r| r.headers.iter().any(|(_, value)| value.contains(KEY))));
+        assert!(requests.iter().all(|r| !String::from_utf8_lossy(&r.body).contains(KEY)));
+        assert_eq!(holding(user.home.path()), [""; 0]);
+        assert_eq!(holding(user.folder.path()), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_shown_of_the_configuration_holds_no_key() {
+    let user = User::new();
+    for command in [["config", "show"], ["config", "check"], ["prompt", "show"]] {
+        let ran = user.vtcode(command).env("OPENAI_API_KEY", KEY).run().await.exits(0);
+        assert!(!ran.to_string().contains(KEY), "{ran}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_another_provider_is_not_sent() {
+    let user = User::new();
+    let model = ScriptedModel::start(vec![say("Done.")]).await;
+    user.exec(&model, "hi").env("ANTHROPIC_API_KEY", KEY).run().await.exits(0);
+    let headers = &model.requests()[0].headers;
+    assert!(headers.iter().all(|(_, value)| !value.contains(KEY)), "{headers:?}");
+}
+
+#[tokio::test]
+async fn a_repository_cannot_have_a_file_of_the_users_quoted() {
+    let user = User::new();
+    let secret = user.home.path().join("secret");
+    std::fs::write(&secret, "hush:hush\n").unwrap();
+    std::os::unix::fs::symlink(&secret, user.folder.path().join("vtcode.toml")).unwrap();
+    let ran = user.vtcode(["config", "check"]).run().await.exits(2).says("a link out of");
+    assert!(!ran.stderr.contains("hush"), "{ran}");
+}

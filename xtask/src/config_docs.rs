@@ -1,0 +1,168 @@
+//! Writes the documents of the configuration: the table of keys comes in, `docs/config.md` and
+//! `vtcode.toml.example` go out. Holds no fact of its own about a key, so that a document cannot
+//! disagree with what the program obeys.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use vtcode_core::config::layers::{KEYS, Key};
+
+pub(crate) fn run() -> anyhow::Result<ExitCode> {
+    write_below(crate::root())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns each document's path in the repository and its text.
+pub(crate) fn documents() -> [(&'static str, String); 2] {
+    [("docs/config.md", reference()), ("vtcode.toml.example", example())]
+}
+
+pub(crate) fn write_below(root: &Path) -> anyhow::Result<()> {
+    for (path, text) in documents() {
+        let path = root.join(path);
+        let folder = path.parent().context("a document lies in a folder")?;
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The keys by the table that they stand in, the tables in the order in which they first appear
+/// after the keys that stand in none: TOML wants those first.
+fn tables() -> Vec<(&'static str, Vec<(&'static str, &'static Key)>)> {
+    let mut tables = vec![("", Vec::new())];
+    for key in KEYS {
+        let (table, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+        match tables.iter_mut().find(|(known, _)| *known == table) {
+            Some((_, keys)) => keys.push((name, key)),
+            None => tables.push((table, vec![(name, key)])),
+        }
+    }
+    tables
+}
+
+const REFERENCE_OPENING: &str = "\
+<!-- Written by `cargo xtask config-docs` from the table in vtcode-core/src/config/layers.rs. -->
+# Configuration
+
+A value comes from the last of these layers that names it:
+
+1. the default, as shipped
+2. your file, `$XDG_CONFIG_HOME/vtcode/vtcode.toml` (without that variable `~/.config/vtcode/vtcode.toml`)
+3. the workspace's file, `vtcode.toml` in the folder you work in
+4. the environment
+5. the command line
+
+`vtcode config show` prints every value and the layer it came from, `vtcode config check` reads the files and runs
+nothing. A key that does not exist and a value that does not fit are errors that say what was meant.
+[vtcode.toml.example](../vtcode.toml.example) holds every key with its default, ready to copy.
+";
+
+fn reference() -> String {
+    let mut text = REFERENCE_OPENING.to_owned();
+    for (table, keys) in tables() {
+        if table.is_empty() {
+            text.push_str("\n## At the top\n\n");
+        } else {
+            let _ = write!(text, "\n## `[{table}]`\n\n");
+        }
+        text.push_str("| key | meaning | value | default | variable |\n|---|---|---|---|---|\n");
+        for (name, key) in keys {
+            let whose = if key.workspace { "" } else { " (not in a workspace's file)" };
+            let meaning = key.doc.replace('|', "\\|");
+            let default = key.shipped_toml().map_or_else(|| key.shipped(), |v| format!("`{v}`"));
+            let variable = key.env.map_or_else(String::new, |name| format!("`{name}`"));
+            let wanted = key.wanted();
+            let _ = writeln!(
+                text,
+                "| `{name}` | {meaning}{whose} | {wanted} | {default} | {variable} |"
+            );
+        }
+    }
+    text
+}
+
+const EXAMPLE_OPENING: &str = "\
+# Every key with its default. Copy what you change to `~/.config/vtcode/vtcode.toml`, or to `vtcode.toml` in the
+# folder you work in; docs/config.md says which wins. Written by `cargo xtask config-docs`.
+";
+
+fn example() -> String {
+    let mut text = EXAMPLE_OPENING.to_owned();
+    for (table, keys) in tables() {
+        if !table.is_empty() {
+            let _ = write!(text, "\n[{table}]");
+        }
+        for (name, key) in keys {
+            let _ = write!(text, "\n# {}\n# {}", key.doc, key.wanted());
+            if let Some(variable) = key.env {
+                let _ = write!(text, "; also ${variable}");
+            }
+            if !key.workspace {
+                text.push_str("; not in a workspace's file");
+            }
+            let _ = match key.shipped_toml() {
+                Some(value) => writeln!(text, "\n#{name} = {value}"),
+                None => writeln!(text, "\n#{name} =   # {}", key.shipped()),
+            };
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use vtcode_core::config::env::Env;
+    use vtcode_core::config::layers::{Settings, Sources};
+
+    use super::*;
+
+    fn resolve(text: String) -> Settings {
+        let sources =
+            Sources { user_file: Some(("vtcode.toml".into(), text)), ..Sources::default() };
+        Settings::resolve(&sources, &Env::default()).unwrap()
+    }
+
+    fn shown(settings: &Settings) -> Vec<(&'static str, String)> {
+        settings.show().map(|(key, value, _)| (key.name, value)).collect()
+    }
+
+    #[test]
+    fn the_example_changes_nothing_as_it_stands() {
+        assert_eq!(resolve(example()), Settings::default());
+    }
+
+    #[test]
+    fn the_example_changes_nothing_when_its_defaults_are_taken() {
+        let mut taken = 0;
+        let lines: Vec<String> = example()
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(set) if set.starts_with(char::is_alphabetic) && !set.contains("=   #") => {
+                    taken += 1;
+                    set.to_owned()
+                }
+                _ => line.to_owned(),
+            })
+            .collect();
+        assert!(taken > KEYS.len() / 2, "{taken} keys have a default");
+        let settings = resolve(lines.join("\n"));
+        assert_eq!(shown(&settings), shown(&Settings::default()));
+    }
+
+    #[test]
+    fn every_key_stands_in_both_documents_with_its_variable() {
+        let (reference, example) = (reference(), example());
+        for key in KEYS {
+            let name = key.name.rsplit('.').next().unwrap();
+            assert!(reference.contains(&format!("| `{name}` | ")), "{name}");
+            assert!(example.contains(&format!("\n#{name} =")), "{name}");
+            if let Some(variable) = key.env {
+                assert!(reference.contains(&format!(" | `{variable}` |")), "{variable}");
+                assert!(example.contains(&format!("; also ${variable}")), "{variable}");
+            }
+        }
+    }
+}

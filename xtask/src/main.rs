@@ -1,0 +1,42 @@
+//! The project's own checks and benches: `cargo xtask tidy`, `cargo xtask config-docs`,
+//! `cargo xtask bench-agent`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench_agent;
+mod config_docs;
+mod tidy;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's own checks and benches")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the layers, the links in the documents and the generated files
+    Tidy,
+    /// Write the documents that are generated from the table of keys
+    ConfigDocs,
+    /// Measure an agent against a scripted model on loopback
+    BenchAgent(bench_agent::Options),
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Args::parse().command {
+        Command::Tidy => tidy::run(),
+        Command::ConfigDocs => config_docs::run(),
+        Command::BenchAgent(options) => bench_agent::run(&options),
+    }
+}
+
+/// Returns the repository's root.
+fn root() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().expect("the package lies in the repository")
+}
