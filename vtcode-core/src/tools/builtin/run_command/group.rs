@@ -4,6 +4,8 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+#[cfg(target_os = "linux")]
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -192,11 +194,17 @@ fn watch(exit: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// Returns whether a process of group `group` and of our session lives.
 #[cfg(target_os = "linux")]
 fn living_member(group: Pid) -> bool {
-    let Ok(session) = rustix::process::getsid(None) else { return false };
+    // Not from `getsid`: it says 0 in a container whose session began outside, which is no `Pid`.
+    let stat_of = |process: &Path| std::fs::read_to_string(process.join("stat")).ok();
+    let own = stat_of(Path::new("/proc/self"));
+    let group = group.as_raw_nonzero().get();
+    let Some(own) = own.as_deref().and_then(Stat::parse) else { return false };
     let Ok(processes) = std::fs::read_dir("/proc") else { return false };
     processes.flatten().any(|process| {
-        let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { return false };
-        is_living_member(&stat, group, session)
+        let stat = stat_of(&process.path());
+        stat.as_deref().and_then(Stat::parse).is_some_and(|other| {
+            other.alive && other.group == group && other.session == own.session
+        })
     })
 }
 
@@ -207,16 +215,27 @@ fn living_member(group: Pid) -> bool {
     test_kill_process_group(group).is_ok()
 }
 
-/// Reads one `/proc/<pid>/stat`: `pid (name) state parent group session …`.
+/// What one `/proc/<pid>/stat` says. A group or session that began outside our container is 0.
 #[cfg(target_os = "linux")]
-fn is_living_member(stat: &str, group: Pid, session: Pid) -> bool {
-    // The name may hold anything, `)` included.
-    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
-    let mut fields = rest.split(' ');
-    let state = fields.next();
-    let mut number = || fields.next().and_then(|field| field.parse().ok()).and_then(Pid::from_raw);
-    let _parent = number();
-    number() == Some(group) && number() == Some(session) && !matches!(state, Some("Z" | "X" | "x"))
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    alive: bool,
+    group: i32,
+    session: i32,
+}
+
+#[cfg(target_os = "linux")]
+impl Stat {
+    /// Reads `pid (name) state parent group session …`.
+    fn parse(stat: &str) -> Option<Self> {
+        // The name may hold anything, `)` included.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let alive = !matches!(fields.next()?, "Z" | "X" | "x");
+        let mut number = || fields.next()?.parse::<i32>().ok();
+        let _parent = number()?;
+        Some(Self { alive, group: number()?, session: number()? })
+    }
 }
 
 #[cfg(test)]
@@ -225,14 +244,13 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_member_is_told_by_group_session_and_life() {
-        let id = |n| Pid::from_raw(n).unwrap();
-        let stat = "77 (a) b (c) S 1 40 7 0 -1 4194304";
-        assert!(is_living_member(stat, id(40), id(7)));
-        assert!(!is_living_member(stat, id(41), id(7)));
-        assert!(!is_living_member(stat, id(40), id(8)));
-        assert!(!is_living_member("77 (a) Z 1 40 7 0", id(40), id(7)));
-        assert!(!is_living_member("", id(40), id(7)));
+    fn a_stat_tells_group_session_and_life_also_of_a_session_from_outside_the_container() {
+        let stat = |alive, group, session| Some(Stat { alive, group, session });
+        assert_eq!(Stat::parse("77 (a) b (c) S 1 40 7 0 -1 4194304"), stat(true, 40, 7));
+        assert_eq!(Stat::parse("77 (a) Z 1 40 7 0"), stat(false, 40, 7));
+        assert_eq!(Stat::parse("2 (sh) R 1 0 0 0 -1"), stat(true, 0, 0));
+        assert_eq!(Stat::parse(""), None);
+        assert_eq!(Stat::parse("77 (a) S 1 40"), None);
     }
 
     /// A child that exits with 3 once its input ends.
