@@ -4,3 +4,4 @@ pub mod endpoint;
 pub mod env;
 pub mod layers;
 pub mod limits;
+pub mod safety;

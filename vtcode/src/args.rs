@@ -50,6 +50,7 @@ pub(crate) struct Exec {
 
 /// What every command that asks a model takes.
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Common {
     /// Print one JSON event a line on stdout instead of the answer
     #[arg(long)]
@@ -63,9 +64,18 @@ pub(crate) struct Common {
     /// Where the provider is reached; ends in /v1 for openai, the server's root for anthropic
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
-    /// What commands may touch. Not enforced yet: each run says so
-    #[arg(short, long, value_enum, default_value_t = Sandbox::WorkspaceWrite)]
-    pub(crate) sandbox: Sandbox,
+    /// What commands may touch; workspace-write unless configured otherwise
+    #[arg(short, long, value_enum, value_name = "MODE")]
+    pub(crate) sandbox: Option<Sandbox>,
+    /// Let commands reach the network
+    #[arg(long)]
+    pub(crate) allow_network: bool,
+    /// When somebody is asked before a command runs; never unless configured otherwise
+    #[arg(short, long, value_enum, value_name = "WHEN")]
+    pub(crate) ask_for_approval: Option<Approval>,
+    /// No sandbox, nothing asked, nothing refused: only inside a container of its own
+    #[arg(long, conflicts_with_all = ["sandbox", "ask_for_approval"])]
+    pub(crate) yolo: bool,
     /// Model requests the task may take
     #[arg(long, value_name = "N")]
     pub(crate) max_turns: Option<u64>,
@@ -85,9 +95,22 @@ pub(crate) struct Common {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sandbox {
+    /// Commands write nothing but a temporary folder
     ReadOnly,
+    /// Commands write the workspace, a temporary folder and declared caches
     WorkspaceWrite,
+    /// Commands may do what you may
     Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Approval {
+    /// Nobody: what is not contained by the sandbox is refused
+    Never,
+    /// For what the sandbox would not contain
+    OnRequest,
+    /// For everything not proven harmless
+    Untrusted,
 }
 
 /// Go on with a session, with its own provider and model unless told otherwise

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
+use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::event::{Event, EventKind, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
@@ -21,7 +22,7 @@ use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
-use crate::args::{Common, Exec, Resume, Sandbox};
+use crate::args::{Common, Exec, Resume};
 use crate::exit::{self, Exit, Usage};
 use crate::json::JsonLines;
 use crate::setup;
@@ -56,19 +57,22 @@ pub(crate) struct Report {
 pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
     let env = Env::of_process();
     let json = args.common.json;
-    tell_errors(json, async {
-        let prompt = read_prompt(args.prompt.as_deref())?;
-        let cwd = setup::folder(args.cd.as_deref())?;
-        // Absolute, so that the session goes on in the same ones from wherever it is resumed.
-        let add_dirs: anyhow::Result<_> =
-            args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
-        check_output(&args.common)?;
-        let settings = setup::settings(&cwd, Some(&args.common), &env)?;
-        let endpoint = setup::endpoint(&settings, &env).await?;
-        let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
-        confinement(&args.common);
-        drive(session, prompt, args.common, &env).await
-    })
+    tell_errors(
+        json,
+        Box::pin(async {
+            let prompt = read_prompt(args.prompt.as_deref())?;
+            let cwd = setup::folder(args.cd.as_deref())?;
+            // Absolute, so that the session goes on in the same ones from wherever it is resumed.
+            let add_dirs: anyhow::Result<_> =
+                args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
+            check_output(&args.common)?;
+            let settings = setup::settings(&cwd, Some(&args.common), &env)?;
+            let endpoint = setup::endpoint(&settings, &env).await?;
+            let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
+            confinement(&session.settings);
+            drive(session, prompt, args.common, &env).await
+        }),
+    )
     .await
 }
 
@@ -76,23 +80,26 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
 pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
     let env = Env::of_process();
     let json = args.common.json;
-    tell_errors(json, async {
-        let sessions = setup::sessions(&env)?;
-        let (id, prompt) = if args.last {
-            if args.prompt.is_some() {
-                return Err(Usage("give a session or --last, not both".to_owned()).into());
-            }
-            (last_session(&sessions)?, args.session)
-        } else {
-            let none = "which session? `vtcode sessions` lists them; --last takes the newest";
-            (args.session.ok_or_else(|| Usage(none.to_owned()))?, args.prompt)
-        };
-        let prompt = read_prompt(prompt.as_deref())?;
-        check_output(&args.common)?;
-        let session = go_on(&sessions, &id, &args.common, &env).await?;
-        confinement(&args.common);
-        drive(session, prompt, args.common, &env).await
-    })
+    tell_errors(
+        json,
+        Box::pin(async {
+            let sessions = setup::sessions(&env)?;
+            let (id, prompt) = if args.last {
+                if args.prompt.is_some() {
+                    return Err(Usage("give a session or --last, not both".to_owned()).into());
+                }
+                (last_session(&sessions)?, args.session)
+            } else {
+                let none = "which session? `vtcode sessions` lists them; --last takes the newest";
+                (args.session.ok_or_else(|| Usage(none.to_owned()))?, args.prompt)
+            };
+            let prompt = read_prompt(prompt.as_deref())?;
+            check_output(&args.common)?;
+            let session = go_on(&sessions, &id, &args.common, &env).await?;
+            confinement(&session.settings);
+            drive(session, prompt, args.common, &env).await
+        }),
+    )
     .await
 }
 
@@ -108,12 +115,11 @@ async fn tell_errors(
     result
 }
 
-fn confinement(common: &Common) {
-    let words = match common.sandbox {
-        Sandbox::Off => return,
-        Sandbox::WorkspaceWrite => "workspace-write",
-        Sandbox::ReadOnly => "read-only",
-    };
+fn confinement(settings: &Settings) {
+    let words = settings.safety.sandbox.mode;
+    if words == SandboxMode::Off {
+        return;
+    }
     let _ = writeln!(
         io::stderr(),
         "vtcode: commands are not yet confined: `--sandbox {words}` is not enforced by this \

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use vtcode_core::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::{Settings, Sources};
@@ -17,7 +18,7 @@ use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
-use crate::args::Common;
+use crate::args::{Common, Sandbox};
 use crate::exit::Usage;
 
 /// Returns the settings for a workspace.
@@ -28,11 +29,15 @@ pub(crate) fn settings(cwd: &Path, common: Option<&Common>, env: &Env) -> anyhow
         workspace_file: read_file(inside(cwd, "vtcode.toml")?)?,
         command_line: common.map(command_line).unwrap_or_default(),
     };
-    Ok(Settings::resolve(&sources, env)?)
+    let mut settings = Settings::resolve(&sources, env)?;
+    settings.safety.unleashed = common.is_some_and(|common| common.yolo);
+    Ok(settings)
 }
 
 fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
     let number = |value: Option<u64>| value.map(|n| n.to_string());
+    // `--yolo` says both: no sandbox.
+    let sandbox = common.sandbox.or(common.yolo.then_some(Sandbox::Off));
     [
         ("provider", common.provider.clone(), "--provider"),
         ("model", common.model.clone(), "--model"),
@@ -40,11 +45,24 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ("limits.max_turns", number(common.max_turns), "--max-turns"),
         ("limits.max_tokens", number(common.max_tokens), "--max-tokens"),
         ("limits.max_wall_s", number(common.max_wall), "--max-wall"),
+        (
+            "sandbox.mode",
+            sandbox.as_ref().map(word),
+            if common.yolo { "--yolo" } else { "--sandbox" },
+        ),
+        ("sandbox.network", common.allow_network.then(|| "true".into()), "--allow-network"),
+        ("permissions.approval", common.ask_for_approval.as_ref().map(word), "--ask-for-approval"),
         ("optimization.profiling.enabled", common.profile.then(|| "true".into()), "--profile"),
     ]
     .into_iter()
     .filter_map(|(key, value, option)| Some((key, value?, option)))
     .collect()
+}
+
+/// Returns a choice's word, which is the configuration's, too.
+fn word(choice: &impl ValueEnum) -> String {
+    let value = choice.to_possible_value().expect("no choice is hidden");
+    value.get_name().to_owned()
 }
 
 /// Returns the path of a folder's own file. What an error quotes from it may be read by others,

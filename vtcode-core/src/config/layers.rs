@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::config::env::Env;
 use crate::config::limits::Limits;
+use crate::config::safety::{Approval, SafetySettings, SandboxMode};
 
 /// What a run is set to.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Settings {
     pub profiling: bool,
     /// The numbers that the runtime obeys.
     pub limits: Limits,
+    /// What the run may do to the machine.
+    pub safety: SafetySettings,
     off: Off,
     origins: BTreeMap<&'static str, Origin>,
 }
@@ -122,7 +125,8 @@ pub enum ConfigError {
     /// A workspace's file may not set this.
     #[error(
         "{origin}: `{key}` can only be set by you, in your own file, the environment or the \
-         command line: a file that comes with a folder must not redirect your requests"
+         command line: a file that comes with a folder must not redirect your requests or raise \
+         a permission"
     )]
     NotForWorkspace {
         /// The file.
@@ -150,7 +154,18 @@ pub struct Key {
 enum Kind {
     Text(fn(&mut Settings, String)),
     Switch(fn(&mut Settings, bool)),
-    Number { min: u64, max: u64, set: fn(&mut Settings, u64) },
+    Number {
+        min: u64,
+        max: u64,
+        set: fn(&mut Settings, u64),
+    },
+    /// One of some words; `set` says whether there is such a word.
+    Word {
+        words: &'static str,
+        set: fn(&mut Settings, &str) -> bool,
+    },
+    /// Several texts: an array in a file, separated by `:` elsewhere.
+    List(fn(&mut Settings, Vec<String>)),
 }
 
 impl Key {
@@ -161,6 +176,8 @@ impl Key {
             Kind::Switch(_) => "true or false".to_owned(),
             Kind::Number { min, max: u64::MAX, .. } => format!("a whole number from {min}"),
             Kind::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
+            Kind::Word { words, .. } => words.to_owned(),
+            Kind::List(_) => "a list of texts".to_owned(),
         }
     }
 
@@ -176,14 +193,20 @@ impl Key {
         settings.set(self, &Value::Text(shipped.clone()), Origin::Default).ok()?;
         settings.origins.clear();
         (settings == Settings::default()).then(|| match self.kind {
-            Kind::Text(_) => toml::Value::String(shipped).to_string(),
+            Kind::Text(_) | Kind::Word { .. } => toml::Value::String(shipped).to_string(),
             Kind::Switch(_) | Kind::Number { .. } => shipped,
+            Kind::List(_) => "[]".to_owned(),
         })
     }
 }
 
 fn seconds(d: Option<Duration>) -> String {
     d.map_or_else(|| "unlimited".to_owned(), |d| d.as_secs().to_string())
+}
+
+fn list<T: fmt::Display>(texts: impl IntoIterator<Item = T>) -> String {
+    let texts: Vec<String> = texts.into_iter().map(|text| text.to_string()).collect();
+    texts.join(":")
 }
 
 fn chosen(value: Option<&String>) -> String {
@@ -280,6 +303,102 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.max_output_tokens = v as u32,
         },
         get: |s| s.limits.client.max_output_tokens.to_string(),
+    },
+    Key {
+        name: "sandbox.mode",
+        env: Some("VTCODE_SANDBOX"),
+        doc: "what commands may touch",
+        workspace: false,
+        kind: Kind::Word {
+            words: SandboxMode::WORDS,
+            set: |s, v| v.parse().map(|mode| s.safety.sandbox.mode = mode).is_ok(),
+        },
+        get: |s| s.safety.sandbox.mode.to_string(),
+    },
+    Key {
+        name: "sandbox.network",
+        env: Some("VTCODE_SANDBOX_NETWORK"),
+        doc: "true: commands reach the network",
+        workspace: false,
+        kind: Kind::Switch(|s, on| s.safety.sandbox.network = on),
+        get: |s| s.safety.sandbox.network.to_string(),
+    },
+    Key {
+        name: "sandbox.write",
+        env: Some("VTCODE_SANDBOX_WRITE"),
+        doc: "further folders that commands may write, such as a tool's cache; `~/` is your home",
+        workspace: false,
+        kind: Kind::List(|s, v| {
+            s.safety.sandbox.write = v.into_iter().map(PathBuf::from).collect();
+        }),
+        get: |s| list(s.safety.sandbox.write.iter().map(|path| path.display())),
+    },
+    Key {
+        name: "sandbox.max_processes",
+        env: Some("VTCODE_SANDBOX_MAX_PROCESSES"),
+        doc: "processes and threads that commands may add to yours",
+        workspace: false,
+        kind: Kind::Number {
+            min: 16,
+            max: 1_000_000,
+            set: |s, v| s.safety.sandbox.max_processes = v,
+        },
+        get: |s| s.safety.sandbox.max_processes.to_string(),
+    },
+    Key {
+        name: "sandbox.max_file_mb",
+        env: Some("VTCODE_SANDBOX_MAX_FILE_MB"),
+        doc: "MiB of the largest file that a command may write",
+        workspace: false,
+        kind: Kind::Number {
+            min: 1,
+            max: 1 << 30,
+            set: |s, v| s.safety.sandbox.max_file_bytes = v << 20,
+        },
+        get: |s| (s.safety.sandbox.max_file_bytes >> 20).to_string(),
+    },
+    Key {
+        name: "permissions.approval",
+        env: Some("VTCODE_ASK_FOR_APPROVAL"),
+        doc: "when somebody is asked before a command runs",
+        workspace: false,
+        kind: Kind::Word {
+            words: Approval::WORDS,
+            set: |s, v| v.parse().map(|approval| s.safety.approval = approval).is_ok(),
+        },
+        get: |s| s.safety.approval.to_string(),
+    },
+    Key {
+        name: "permissions.allow",
+        env: None,
+        doc: "commands that run without a question, each the beginning of an argument list: `git diff`",
+        workspace: false,
+        kind: Kind::List(|s, v| s.safety.permissions.allow = v),
+        get: |s| list(&s.safety.permissions.allow),
+    },
+    Key {
+        name: "permissions.ask",
+        env: None,
+        doc: "commands that are asked about, whatever else allows them",
+        workspace: false,
+        kind: Kind::List(|s, v| s.safety.permissions.ask = v),
+        get: |s| list(&s.safety.permissions.ask),
+    },
+    Key {
+        name: "permissions.deny",
+        env: None,
+        doc: "commands that never run",
+        workspace: false,
+        kind: Kind::List(|s, v| s.safety.permissions.deny = v),
+        get: |s| list(&s.safety.permissions.deny),
+    },
+    Key {
+        name: "undo.max_mb",
+        env: Some("VTCODE_UNDO_MAX_MB"),
+        doc: "MiB kept of one session's changed files, for `vtcode undo`",
+        workspace: false,
+        kind: Kind::Number { min: 1, max: 1 << 20, set: |s, v| s.safety.undo_bytes = v << 20 },
+        get: |s| (s.safety.undo_bytes >> 20).to_string(),
     },
     Key {
         name: "client.attempts",
@@ -498,6 +617,10 @@ impl Settings {
                 let number = value.number().filter(|number| (min..=max).contains(number));
                 number.map(|number| set(self, number))
             }
+            Kind::Word { set, .. } => {
+                value.text().and_then(|word| set(self, word.trim()).then_some(()))
+            }
+            Kind::List(set) => value.list().map(|texts| set(self, texts)),
         };
         if fits.is_none() {
             let (value, wanted) = (value.shown(), key.wanted());
@@ -537,6 +660,17 @@ impl Value<'_> {
         match self {
             Self::Toml(value) => value.as_integer().and_then(|n| u64::try_from(n).ok()),
             Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+
+    fn list(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Toml(value) => {
+                value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+            }
+            Self::Text(text) => {
+                Some(text.split(':').filter(|text| !text.is_empty()).map(str::to_owned).collect())
+            }
         }
     }
 
@@ -662,7 +796,9 @@ mod tests {
     fn every_key_is_named_once_and_has_a_reader() {
         for (n, key) in KEYS.iter().enumerate() {
             assert!(
-                KEYS[..n].iter().all(|k| k.name != key.name && k.env != key.env),
+                KEYS[..n]
+                    .iter()
+                    .all(|k| k.name != key.name && (k.env.is_none() || k.env != key.env)),
                 "{}",
                 key.name
             );
@@ -672,6 +808,11 @@ mod tests {
                 Kind::Text(_) => "other".to_owned(),
                 Kind::Switch(_) => (before == "false").to_string(),
                 Kind::Number { min, .. } => (min + 1).to_string(),
+                Kind::Word { words, .. } => {
+                    let mut words = words.split('`').skip(1).step_by(2);
+                    words.find(|word| *word != before).unwrap().to_owned()
+                }
+                Kind::List(_) => "a:b c".to_owned(),
             };
             settings.set(key, &Value::Text(other.clone()), Origin::Default).unwrap();
             assert_eq!((key.get)(&settings), other, "{}", key.name);
