@@ -262,11 +262,13 @@ impl AsyncToolPipeline {
         }
     }
 
-    /// Ends every call and waits until all of them are gone. Later requests are ended at once.
+    /// Ends every call and what calls left running, and waits until all of it is gone. Later
+    /// requests are ended at once.
     pub async fn shutdown(&self) {
         self.core.shutdown.cancel();
         self.core.tasks.close();
         self.core.tasks.wait().await;
+        self.core.registry.close().await;
     }
 
     fn results(&self) -> MutexGuard<'_, HashMap<String, oneshot::Receiver<ToolResult>>> {

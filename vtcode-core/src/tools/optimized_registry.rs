@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -319,6 +320,12 @@ impl OptimizedToolRegistry {
             self.record(tool, result, waited, started.elapsed());
         }
         results
+    }
+
+    /// Ends what the calls of all tools left running. No call may run any more.
+    pub(in crate::tools) async fn close(&self) {
+        let tools = self.catalog.load_full();
+        join_all(tools.tools.iter().map(|entry| entry.tool.close())).await;
     }
 
     fn record(

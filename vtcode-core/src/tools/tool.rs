@@ -189,6 +189,9 @@ pub type ToolFuture<'a> = Pin<Box<dyn Future<Output = Result<ToolOutput, ToolErr
 pub type BatchFuture<'a> =
     Pin<Box<dyn Future<Output = Vec<Result<ToolOutput, ToolError>>> + Send + 'a>>;
 
+/// The future of a tool's end.
+pub type CloseFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// Something a model can call.
 pub trait Tool: Send + Sync + 'static {
     /// Returns the tool as the model sees it; always the same.
@@ -232,6 +235,12 @@ pub trait Tool: Send + Sync + 'static {
             }
             results
         })
+    }
+
+    /// Ends what calls left running; asked at the session's end, when no call runs any more.
+    /// Nothing of the tool is left once the future is done.
+    fn close(&self) -> CloseFuture<'_> {
+        Box::pin(std::future::ready(()))
     }
 }
 

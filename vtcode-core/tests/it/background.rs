@@ -3,11 +3,15 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use vtcode_core::core::event::EventKind;
 use vtcode_core::core::optimized_agent::End;
+use vtcode_core::tools::async_pipeline::{
+    AsyncToolPipeline, ExecutionContext, ExecutionPriority, ToolRequest,
+};
 use vtcode_testkit::{Reply, call, say};
 
 use crate::session::{BOTH, Session, full, plain, within};
@@ -135,4 +139,32 @@ async fn several_starts_in_one_answer_have_their_ids_in_the_order_asked() {
             .collect();
         assert_eq!(order, ["bg1", "bg2", "bg3"]);
     }
+}
+
+#[tokio::test]
+async fn it_ends_when_the_pipeline_shuts_down_though_somebody_still_holds_the_tools() {
+    let session = Session::new(BOTH[0], full(), Vec::new()).await;
+    let registry = session.registry();
+    let pipeline = AsyncToolPipeline::with_registry(Arc::clone(&registry));
+    for (id, args) in [
+        // It does not end when it is asked to.
+        ("start", json!({"command": "trap '' TERM; echo $$ > pid; sleep 600", "background": true})),
+        ("wait", json!({"command": WAIT})),
+    ] {
+        let request = ToolRequest {
+            id: id.to_owned(),
+            tool_name: "run_command".to_owned(),
+            args,
+            priority: ExecutionPriority::Normal,
+            timeout: Duration::MAX,
+            context: ExecutionContext::default(),
+        };
+        pipeline.submit_request(request).await.unwrap();
+        within(pipeline.wait_result(id)).await.result.unwrap();
+    }
+    let pid = session.workspace.read("pid");
+    assert!(state(&pid).is_some(), "it runs");
+    within(pipeline.shutdown()).await;
+    assert_eq!(state(&pid), None, "it is dead and reaped when shutdown returns");
+    assert!(registry.get_tool_metadata("run_command").is_some());
 }

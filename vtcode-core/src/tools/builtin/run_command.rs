@@ -24,7 +24,8 @@ use crate::safety::policy::command_effect;
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin::spec;
 use crate::tools::tool::{
-    CallContext, Detail, Effect, Tool, ToolError, ToolFuture, ToolOutput, ToolSpec, parse_args,
+    CallContext, CloseFuture, Detail, Effect, Tool, ToolError, ToolFuture, ToolOutput, ToolSpec,
+    parse_args,
 };
 
 mod background;
@@ -288,6 +289,10 @@ impl Tool for RunCommand {
             effect.writes.push(self.spool_dir.clone());
         }
         effect
+    }
+
+    fn close(&self) -> CloseFuture<'_> {
+        Box::pin(self.background.close())
     }
 
     fn timeout(&self, args: &Value) -> Option<Duration> {

@@ -122,6 +122,23 @@ impl Background {
         Err(ToolError::Failed(format!("no background command `{id}`: {known}{running}")))
     }
 
+    /// Kills all that run, and waits until they are dead.
+    pub(super) async fn close(&self) {
+        let jobs: Vec<_> = self.jobs().iter().map(|entry| Arc::clone(&entry.job)).collect();
+        let groups: Vec<_> = jobs.iter().filter_map(|job| job.group()).collect();
+        // All first: then they die together.
+        for group in &groups {
+            group.signal(Signal::KILL);
+        }
+        let reap = move || groups.iter().for_each(|group| group.kill(DYING));
+        // It fails only when the runtime ends; then the drop kills them.
+        let _ = tokio::task::spawn_blocking(reap).await;
+        for job in jobs {
+            // What made a session of its own may hold the pipe: its end is not awaited for ever.
+            let _ = tokio::time::timeout(DYING, job.end()).await;
+        }
+    }
+
     fn jobs(&self) -> MutexGuard<'_, Vec<Entry>> {
         // A panic can only come before the one change that is made.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
