@@ -200,6 +200,12 @@ impl Journal {
         Ok(Self { file: Arc::new(file), dir, line: Vec::new() })
     }
 
+    /// Returns a journal on an open file of whatever kind.
+    #[cfg(test)]
+    pub(in crate::core) fn on(file: File) -> Self {
+        Self { file: Arc::new(file), dir: PathBuf::new(), line: Vec::new() }
+    }
+
     /// Writes one event as one line, if it is of those that are kept.
     pub fn append(&mut self, event: &Event) -> Result<(), JournalError> {
         if !event.kind.is_durable() {

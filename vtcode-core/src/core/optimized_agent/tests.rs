@@ -1,8 +1,16 @@
 //! What the driver decides without a model; whole runs stand in `tests/it/engine.rs`.
 
+use serde_json::json;
+use vtcode_testkit::{ScriptedModel, call, say};
+
 use super::*;
+use crate::config::endpoint::{Endpoint, Wire};
+use crate::config::limits::Limits;
 use crate::llm::optimized_client::Clock;
 use crate::llm::provider::DecodeError;
+use crate::safety::workspace::Workspace;
+use crate::tools::builtin;
+use crate::tools::optimized_registry::OptimizedToolRegistry;
 
 fn change(path: &str, kind: ChangeKind, added: u32, removed: u32) -> FileChange {
     FileChange { path: path.to_owned(), kind, added, removed }
@@ -81,4 +89,72 @@ fn an_error_that_passes_is_the_streams_only_once_the_answer_began() {
     assert_eq!(kind(timed_out(Clock::Total), true), FailureKind::Unavailable);
     assert_eq!(kind(timed_out(Clock::Connect), false), FailureKind::Provider);
     assert_eq!(kind(auth(), false), FailureKind::Provider);
+}
+
+/// Runs calls with an effect and one without, and returns what the results say and what is in the
+/// folder at the end.
+async fn effects(journal: Journal, limits: Limits) -> (Vec<String>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.txt"), "alpha\n").unwrap();
+    let calls = call("write_file", json!({"path": "b.txt", "content": "b"}))
+        .and(call("run_command", json!({"command": "touch c.txt"})))
+        .and(call("read_file", json!({"path": "a.txt"})));
+    let model = ScriptedModel::start(vec![calls, say("Done.")]).await;
+    let endpoint = Endpoint {
+        wire: Wire::OpenAiChat,
+        base_url: model.openai_url(),
+        model: "scripted".to_owned(),
+        key: None,
+    };
+    let client = OptimizedLLMClient::with_endpoint(endpoint, limits.client.clone()).unwrap();
+    let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
+    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+    let spool = tempfile::tempdir().unwrap();
+    let tools = builtin::all(&workspace, spool.path().to_owned(), path, &limits.tools);
+    let registry = Arc::new(OptimizedToolRegistry::with_tools(tools, limits.tools));
+    let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
+    let results = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&results);
+    let engine = OptimizedAgentEngine::new("test", Arc::clone(&pipeline), Arc::new(client))
+        .with_journal(journal)
+        .on_event(move |event| {
+            if let EventKind::ToolFinished { name, text, .. } = &event.kind {
+                lock(&told).push(format!("{name}: {text}"));
+            }
+        });
+    engine.submit("go").await.unwrap();
+    engine.close_input();
+    let run = tokio::time::timeout(Duration::from_secs(60), engine.start());
+    run.await.expect("this hangs").unwrap();
+    pipeline.shutdown().await;
+    let names = std::fs::read_dir(folder.path()).unwrap();
+    let mut names: Vec<_> =
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let mut results = std::mem::take(&mut *lock(&results));
+    results.sort();
+    (results, names)
+}
+
+#[tokio::test]
+async fn nothing_is_changed_before_the_journal_is_on_the_disk() {
+    for limits in [Limits::full(), Limits::plain()] {
+        // What is written to a pipe is kept, but a pipe cannot be synced.
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let file = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        let (results, names) = effects(Journal::on(file), limits.clone()).await;
+        assert_eq!(names, ["a.txt"], "an effect came first");
+        assert!(
+            results[0].contains("alpha"),
+            "a call without effect waits for no disk: {results:?}"
+        );
+        for (result, tool) in results[1..].iter().zip(["run_command", "write_file"]) {
+            let not_run = format!("{tool}: not run, because it could not be recorded: ");
+            assert!(result.starts_with(&not_run), "{results:?}");
+        }
+
+        let file = tempfile::tempfile().unwrap();
+        let (_, names) = effects(Journal::on(file), limits).await;
+        assert_eq!(names, ["a.txt", "b.txt", "c.txt"]);
+    }
 }
