@@ -2,6 +2,7 @@
 
 pub mod async_pipeline;
 pub mod builtin;
+mod execution;
 pub mod optimized_registry;
 pub mod tool;
 pub mod witness;

@@ -1,15 +1,11 @@
 //! Runs tool calls: takes [`ToolRequest`]s in, gives [`ToolResult`]s out.
 //! Calls run together unless their effects conflict; conflicting ones run in the order submitted.
-//! Similar calls that wait together run as one batch, identical reads share one run, and a kept
-//! result is served only while everything it was read from is unchanged.
+//! Each goes the way that `execution` knows; here it is owned, told of and ended.
 //! Never talks to a model and never decides whether a call is allowed.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
-use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,22 +13,14 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::limits::Limits;
 use crate::safety::workspace::{Workspace, WorkspaceError};
-use crate::tools::optimized_registry::{Entry, OptimizedToolRegistry, Turn};
+use crate::tools::execution::{Ending, Job, Owner};
+use crate::tools::optimized_registry::OptimizedToolRegistry;
 use crate::tools::tool::{CallContext, Progress, ToolError, ToolOutput};
 
-mod batch;
-mod metrics;
-mod results;
-
-use batch::Batches;
-use metrics::Counters;
-pub use metrics::PipelineMetrics;
-use results::Results;
-
+pub use crate::tools::execution::{BeforeEffect, PipelineMetrics};
 pub use crate::tools::optimized_registry::ExecutionPriority;
 
 /// A call to run.
@@ -64,10 +52,6 @@ pub struct ExecutionContext {
     pub before_effect: Option<BeforeEffect>,
 }
 
-/// Makes the future that must be done before an effect: a journal brought onto the disk.
-pub type BeforeEffect =
-    Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync>;
-
 impl fmt::Debug for ExecutionContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ExecutionContext").finish_non_exhaustive()
@@ -96,44 +80,9 @@ pub struct ToolResult {
 /// Runs the calls of one session.
 #[derive(Debug)]
 pub struct AsyncToolPipeline {
-    core: Arc<Core>,
-    results: Mutex<HashMap<String, oneshot::Receiver<ToolResult>>>,
-}
-
-/// What the tasks of a pipeline share.
-#[derive(Debug)]
-struct Core {
     registry: Arc<OptimizedToolRegistry>,
-    results: Results,
-    batches: Batches,
-    counters: Counters,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-}
-
-/// A call on its way.
-struct Job {
-    tool: Arc<Entry>,
-    args: Arc<Value>,
-    batch: Option<String>,
-    read_only: bool,
-    priority: ExecutionPriority,
-    turn: Turn,
-    call: CallContext,
-    before_effect: Option<BeforeEffect>,
-    submitted: Instant,
-    /// None: so far away that it cannot be told.
-    deadline: Option<Instant>,
-}
-
-/// How a call ended.
-#[derive(Debug)]
-struct Ending {
-    result: Result<ToolOutput, ToolError>,
-    /// None when it never ran.
-    started: Option<Instant>,
-    cache_hit: bool,
-    shared: bool,
+    owner: Owner,
+    results: Mutex<HashMap<String, oneshot::Receiver<ToolResult>>>,
 }
 
 impl AsyncToolPipeline {
@@ -157,38 +106,30 @@ impl AsyncToolPipeline {
 
     /// Returns a pipeline over these tools, their slots and limits.
     pub fn with_registry(registry: Arc<OptimizedToolRegistry>) -> Self {
-        let core = Core {
-            results: Results::new(registry.limits()),
-            batches: Batches::new(registry.limits()),
-            counters: Counters::default(),
-            tasks: TaskTracker::new(),
-            shutdown: CancellationToken::new(),
-            registry,
-        };
-        Self { core: Arc::new(core), results: Mutex::default() }
+        Self { registry, owner: Owner::default(), results: Mutex::default() }
     }
 
     /// Makes a pipeline without tools ready with the built-in ones of the current folder; one that
     /// has tools is ready.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn start(&mut self) -> Result<(), WorkspaceError> {
-        if self.core.registry.specs().is_empty() {
+        if self.registry.specs().is_empty() {
             // Opened here, so that a folder that cannot be used is told at the start.
             Workspace::open(Path::new("."))?;
-            self.core.registry.register_builtins()?;
+            self.registry.register_builtins()?;
         }
         Ok(())
     }
 
     /// Returns the tools.
     pub fn registry(&self) -> &Arc<OptimizedToolRegistry> {
-        &self.core.registry
+        &self.registry
     }
 
-    /// Returns what became of all calls so far.
+    /// Returns what became of all calls of these tools so far.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn get_metrics(&self) -> PipelineMetrics {
-        self.core.counters.metrics(&self.core.registry)
+        self.registry.core().metrics(&self.registry)
     }
 
     /// Takes a call and starts it as soon as no earlier, conflicting one runs and a slot is free.
@@ -197,17 +138,13 @@ impl AsyncToolPipeline {
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn submit_request(&self, request: ToolRequest) -> Result<String, ToolError> {
         let ToolRequest { id, tool_name, args, priority, timeout, context } = request;
-        let core = &self.core;
-        let waiting = core.counters.waiting();
-        if waiting >= core.registry.limits().max_waiting {
-            core.counters.overloaded();
-            return Err(ToolError::Overloaded { waiting });
-        }
+        let (registry, core) = (&self.registry, self.registry.core());
+        core.admit()?;
         let (sender, receiver) = oneshot::channel();
         self.results().insert(id.clone(), receiver);
         let submitted = Instant::now();
-        let planned = core.registry.get(&tool_name).and_then(|tool| {
-            let plan = core.registry.plan(&tool, &args)?;
+        let planned = registry.get(&tool_name).and_then(|tool| {
+            let plan = registry.plan(&tool, &args)?;
             Ok((tool, plan))
         });
         let (tool, plan) = match planned {
@@ -215,7 +152,7 @@ impl AsyncToolPipeline {
             Err(error) => {
                 let ending = Ending::early(error);
                 // The receiver was stored above.
-                let _ = sender.send(ending.into_result(id.clone(), tool_name, submitted));
+                let _ = sender.send(given(ending, id.clone(), tool_name, submitted));
                 return Ok(id);
             }
         };
@@ -226,7 +163,7 @@ impl AsyncToolPipeline {
             read_only,
             priority,
             // Entered here, in the order submitted.
-            turn: core.registry.enter(plan.effect),
+            turn: registry.enter(plan.effect),
             call: CallContext {
                 call_id: id.clone(),
                 cancel: context.cancel.child_token(),
@@ -236,14 +173,15 @@ impl AsyncToolPipeline {
             before_effect: context.before_effect,
             submitted,
             deadline: submitted.checked_add(timeout),
+            owner: self.owner.clone(),
             tool,
         };
-        core.counters.submitted();
+        core.take();
         let (core, request_id) = (Arc::clone(core), id.clone());
-        self.core.tasks.spawn(async move {
+        self.owner.tasks.spawn(async move {
             let ending = core.carry_out(job).await;
             // Nobody may be waiting; the call is done all the same.
-            let _ = sender.send(ending.into_result(request_id, tool_name, submitted));
+            let _ = sender.send(given(ending, request_id, tool_name, submitted));
         });
         Ok(id)
     }
@@ -254,7 +192,7 @@ impl AsyncToolPipeline {
         let receiver = self.results().remove(id);
         let missing = || {
             let error = ToolError::Failed(format!("no result is waiting under the id `{id}`"));
-            Ending::early(error).into_result(id.to_owned(), String::new(), Instant::now())
+            given(Ending::early(error), id.to_owned(), String::new(), Instant::now())
         };
         match receiver {
             Some(receiver) => receiver.await.unwrap_or_else(|_| missing()),
@@ -265,10 +203,10 @@ impl AsyncToolPipeline {
     /// Ends every call and what calls left running, and waits until all of it is gone. Later
     /// requests are ended at once.
     pub async fn shutdown(&self) {
-        self.core.shutdown.cancel();
-        self.core.tasks.close();
-        self.core.tasks.wait().await;
-        self.core.registry.close().await;
+        self.owner.shutdown.cancel();
+        self.owner.tasks.close();
+        self.owner.tasks.wait().await;
+        self.registry.close().await;
     }
 
     fn results(&self) -> MutexGuard<'_, HashMap<String, oneshot::Receiver<ToolResult>>> {
@@ -280,122 +218,21 @@ impl AsyncToolPipeline {
 impl Drop for AsyncToolPipeline {
     /// Ends every call: nobody is left to ask for a result.
     fn drop(&mut self) {
-        self.core.shutdown.cancel();
+        self.owner.shutdown.cancel();
     }
 }
 
-impl Core {
-    /// Carries out a call, to its end or to its cancellation.
-    async fn carry_out(self: &Arc<Self>, job: Job) -> Ending {
-        let waiting = self.counters.waits();
-        let on_shutdown = job.call.cancel.clone();
-        let tool = Arc::clone(&job.tool);
-        let ending = {
-            let run = async {
-                let ready = job.waits_for(job.turn.ready()).await;
-                match ready {
-                    Ok(()) if job.read_only && job.tool.is_repeatable() => {
-                        self.repeatable(&job, waiting).await
-                    }
-                    Ok(()) => self.run(&job, waiting).await,
-                    Err(error) => Ending::early(error),
-                }
-            };
-            tokio::pin!(run);
-            tokio::select! {
-                // Looked at first: the end of another call must not begin this one.
-                biased;
-                // A pipeline that shuts down ends its calls as an interruption does.
-                () = self.shutdown.cancelled() => {
-                    on_shutdown.cancel();
-                    run.await
-                }
-                ending = &mut run => ending,
-            }
-        };
-        // Freed before the result is told, so that who asks next finds the way clear.
-        drop(job);
-        self.counters.ended(&self.registry, &tool, &ending);
-        ending
-    }
-
-    /// Runs a call: in a batch, if it belongs to one, or alone.
-    async fn run(self: &Arc<Self>, job: &Job, waiting: metrics::Waiting<'_>) -> Ending {
-        match &job.batch {
-            Some(batch) if self.batches.takes(job) => self.in_company(job, batch, waiting).await,
-            _ => self.alone(job, waiting).await,
-        }
-    }
-
-    async fn alone(&self, job: &Job, waiting: metrics::Waiting<'_>) -> Ending {
-        let permit = match job.waits_for(self.registry.permit(job.priority)).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(error)) | Err(error) => return Ending::early(error),
-        };
-        if let Some(before) = job.before_effect.as_ref().filter(|_| !job.read_only)
-            && let Err(cause) = before().await
-        {
-            let why = format!("not run, because it could not be recorded: {cause}");
-            return Ending::early(ToolError::Failed(why));
-        }
-        if job.call.cancel.is_cancelled() {
-            return Ending::early(ToolError::Cancelled { name: job.tool.name() });
-        }
-        drop(waiting);
-        let started = Instant::now();
-        let mut call = job.call.clone();
-        call.timeout = call.timeout.min(job.left());
-        let waited = started - job.submitted;
-        let result = self.registry.execute(&permit, &job.tool, &job.args, &call, waited).await;
-        Ending { result, started: Some(started), cache_hit: false, shared: false }
-    }
-}
-
-impl Job {
-    /// Waits for something before the call runs, but not beyond its cancellation or its deadline.
-    async fn waits_for<T>(&self, what: impl Future<Output = T>) -> Result<T, ToolError> {
-        let deadline = async {
-            match self.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let name = || self.tool.name();
-        tokio::select! {
-            biased;
-            () = self.call.cancel.cancelled() => Err(ToolError::Cancelled { name: name() }),
-            done = what => Ok(done),
-            () = deadline => {
-                let limit = self.submitted.elapsed();
-                Err(ToolError::TimedOut { name: name(), limit })
-            }
-        }
-    }
-
-    /// Returns how much of the time until its deadline is left.
-    fn left(&self) -> Duration {
-        self.deadline
-            .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
-    }
-}
-
-impl Ending {
-    fn early(error: ToolError) -> Self {
-        Self { result: Err(error), started: None, cache_hit: false, shared: false }
-    }
-
-    fn into_result(self, request_id: String, tool_name: String, submitted: Instant) -> ToolResult {
-        let now = Instant::now();
-        let started = self.started.unwrap_or(now);
-        ToolResult {
-            request_id,
-            tool_name,
-            result: self.result,
-            waited: started - submitted,
-            execution_time: now - started,
-            cache_hit: self.cache_hit,
-            shared: self.shared,
-        }
+fn given(ending: Ending, request_id: String, tool_name: String, submitted: Instant) -> ToolResult {
+    let now = Instant::now();
+    let started = ending.started.unwrap_or(now);
+    ToolResult {
+        request_id,
+        tool_name,
+        result: ending.result,
+        waited: started - submitted,
+        execution_time: now - started,
+        cache_hit: ending.cache_hit,
+        shared: ending.shared,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which tools there are: a name goes in, the tool, the check of its arguments and a permit to run
 //! it come out. An immutable catalog published as one snapshot; reading it takes no lock.
-//! Knows which calls may overlap and who goes first; never keeps or shares a result.
+//! Knows which calls may overlap and who goes first; how a call runs is for `execution` to know.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -21,6 +21,7 @@ use crate::config::env::Env;
 use crate::config::limits::{Limits, ToolLimits};
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::builtin;
+use crate::tools::execution::{Core, Job, Owner};
 use crate::tools::tool::{CallContext, Effect, Tool, ToolError, ToolOutput, ToolSpec};
 
 #[cfg(test)]
@@ -33,7 +34,7 @@ mod statistics;
 use arguments::Shape;
 use schedule::Schedule;
 pub(in crate::tools) use schedule::Turn;
-use slots::Slots;
+pub(in crate::tools) use slots::Slots;
 pub use slots::{ExecutionPriority, Permit};
 use statistics::Statistics;
 pub use statistics::ToolMetrics;
@@ -41,7 +42,9 @@ pub use statistics::ToolMetrics;
 /// The tools of a session, in a fixed order, and the slots in which they run.
 pub struct OptimizedToolRegistry {
     catalog: ArcSwap<Catalog>,
-    slots: Arc<Slots>,
+    core: Arc<Core>,
+    /// Who owns the calls that a program makes directly.
+    owner: Owner,
     schedule: Arc<Schedule>,
     validators_kept: AtomicUsize,
     limits: ToolLimits,
@@ -92,7 +95,8 @@ impl OptimizedToolRegistry {
     pub fn with_tools(tools: Vec<Arc<dyn Tool>>, limits: ToolLimits) -> Self {
         let registry = Self {
             catalog: ArcSwap::default(),
-            slots: Slots::new(limits.max_concurrent, limits.max_waiting, limits.aging),
+            core: Core::new(&limits),
+            owner: Owner::default(),
             schedule: Arc::default(),
             validators_kept: AtomicUsize::new(0),
             limits,
@@ -193,7 +197,7 @@ impl OptimizedToolRegistry {
 
     /// Returns how many calls wait for a slot.
     pub fn waiting(&self) -> usize {
-        self.slots.waiting()
+        self.core.slots().waiting()
     }
 
     /// Checks the arguments of a call against the schema that the model was shown.
@@ -229,8 +233,8 @@ impl OptimizedToolRegistry {
         planned.inspect_err(|error| self.ended_early(tool, error))
     }
 
-    /// Records a call that ended without having run.
-    pub(in crate::tools) fn ended_early(&self, tool: &Entry, error: &ToolError) {
+    /// Records a call that ended before it was taken.
+    fn ended_early(&self, tool: &Entry, error: &ToolError) {
         if self.limits.statistics {
             tool.statistics.failed(error);
         }
@@ -243,11 +247,17 @@ impl OptimizedToolRegistry {
 
     /// Waits for a slot; fails at once when too many wait already.
     pub async fn permit(&self, priority: ExecutionPriority) -> Result<Permit, ToolError> {
-        self.slots.permit(priority).await
+        self.core.slots().permit(priority).await
+    }
+
+    /// Returns what calls run in.
+    pub(in crate::tools) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// Runs one call as the agent's own calls run: its arguments checked, behind the calls that it
-    /// conflicts with, in a slot, within its deadline.
+    /// conflicts with, from what is kept or shared where that still holds, in a slot. The tool's
+    /// deadline bounds the waiting and the running together. Dropping the future ends the call.
     pub async fn execute_tool_optimized(
         &self,
         name: &str,
@@ -255,90 +265,37 @@ impl OptimizedToolRegistry {
     ) -> Result<ToolOutput, ToolError> {
         let submitted = Instant::now();
         let tool = self.get(name)?;
+        self.core.admit()?;
         let plan = self.plan(&tool, &args)?;
-        let turn = self.enter(plan.effect);
-        turn.ready().await;
-        let permit = self.permit(ExecutionPriority::default()).await?;
         let cancel = CancellationToken::new();
-        let context = CallContext {
-            call_id: uuid::Uuid::now_v7().to_string(),
-            cancel: cancel.clone(),
-            timeout: plan.timeout,
-            progress: None,
+        let job = Job {
+            args: Arc::new(args),
+            batch: plan.batch,
+            read_only: plan.effect.is_read_only(),
+            priority: ExecutionPriority::default(),
+            turn: self.enter(plan.effect),
+            call: CallContext {
+                call_id: uuid::Uuid::now_v7().to_string(),
+                cancel: cancel.clone(),
+                timeout: plan.timeout,
+                progress: None,
+            },
+            before_effect: None,
+            submitted,
+            deadline: submitted.checked_add(plan.timeout),
+            owner: self.owner.clone(),
+            tool,
         };
         // Who drops the future ends the call.
         let _cancel = cancel.drop_guard();
-        self.execute(&permit, &tool, &args, &context, submitted.elapsed()).await
-    }
-
-    /// Runs a call for which there is a permit, within its deadline; `waited` is for the records.
-    /// A tool is asked to end at its deadline and when it is cancelled, and is dropped when it did
-    /// not within two seconds. A tool that panics gives a result like any other.
-    pub(in crate::tools) async fn execute(
-        &self,
-        _permit: &Permit,
-        tool: &Entry,
-        args: &Value,
-        context: &CallContext,
-        waited: Duration,
-    ) -> Result<ToolOutput, ToolError> {
-        let started = Instant::now();
-        let call = AssertUnwindSafe(tool.tool.call(args, context)).catch_unwind();
-        let result =
-            within(tool, context, async { call.await.unwrap_or_else(|panic| Err(crashed(panic))) });
-        let result = result.await.unwrap_or_else(Err);
-        self.record(tool, &result, waited, started.elapsed());
-        result
-    }
-
-    /// Runs several calls of one batch as [`Self::execute`] runs one.
-    pub(in crate::tools) async fn execute_batch(
-        &self,
-        _permit: &Permit,
-        tool: &Entry,
-        calls: &[&Value],
-        context: &CallContext,
-        waited: Duration,
-    ) -> Vec<Result<ToolOutput, ToolError>> {
-        let started = Instant::now();
-        let batch = AssertUnwindSafe(tool.tool.call_batch(calls, context)).catch_unwind();
-        let results = within(tool, context, batch).await;
-        let all = |error: &dyn Fn() -> ToolError| calls.iter().map(|_| Err(error())).collect();
-        let results = match results {
-            Ok(Ok(results)) if results.len() == calls.len() => results,
-            Ok(Ok(_)) => all(&|| ToolError::Failed("the batch lost a result".to_owned())),
-            Ok(Err(panic)) => {
-                let text = crashed(panic).to_string();
-                all(&|| ToolError::Failed(text.clone()))
-            }
-            Err(ToolError::TimedOut { name, limit }) => {
-                all(&|| ToolError::TimedOut { name: name.clone(), limit })
-            }
-            Err(_) => all(&|| ToolError::Cancelled { name: tool.name() }),
-        };
-        for result in &results {
-            self.record(tool, result, waited, started.elapsed());
-        }
-        results
+        self.core.take();
+        self.core.carry_out(job).await.result
     }
 
     /// Ends what the calls of all tools left running. No call may run any more.
     pub(in crate::tools) async fn close(&self) {
         let tools = self.catalog.load_full();
         join_all(tools.tools.iter().map(|entry| entry.tool.close())).await;
-    }
-
-    fn record(
-        &self,
-        tool: &Entry,
-        result: &Result<ToolOutput, ToolError>,
-        waited: Duration,
-        ran: Duration,
-    ) {
-        if self.limits.statistics {
-            tool.statistics.took(waited, ran);
-            tool.statistics.ended(result);
-        }
     }
 }
 
@@ -360,6 +317,54 @@ impl Entry {
 
     pub(in crate::tools) fn name(&self) -> String {
         self.spec().name.clone().into_owned()
+    }
+
+    /// Runs a call for which there is a permit, within its deadline. A tool is asked to end at its
+    /// deadline and when it is cancelled, and is dropped when it did not within two seconds. A tool
+    /// that panics gives a result like any other.
+    pub(in crate::tools) async fn execute(
+        &self,
+        _permit: &Permit,
+        args: &Value,
+        context: &CallContext,
+    ) -> Result<ToolOutput, ToolError> {
+        let call = AssertUnwindSafe(self.tool.call(args, context)).catch_unwind();
+        let result =
+            within(self, context, async { call.await.unwrap_or_else(|panic| Err(crashed(panic))) });
+        result.await.unwrap_or_else(Err)
+    }
+
+    /// Runs several calls of one batch as [`Self::execute`] runs one.
+    pub(in crate::tools) async fn execute_batch(
+        &self,
+        _permit: &Permit,
+        calls: &[&Value],
+        context: &CallContext,
+    ) -> Vec<Result<ToolOutput, ToolError>> {
+        let batch = AssertUnwindSafe(self.tool.call_batch(calls, context)).catch_unwind();
+        let all = |error: &dyn Fn() -> ToolError| calls.iter().map(|_| Err(error())).collect();
+        match within(self, context, batch).await {
+            Ok(Ok(results)) if results.len() == calls.len() => results,
+            Ok(Ok(_)) => all(&|| ToolError::Failed("the batch lost a result".to_owned())),
+            Ok(Err(panic)) => {
+                let text = crashed(panic).to_string();
+                all(&|| ToolError::Failed(text.clone()))
+            }
+            Err(ToolError::TimedOut { name, limit }) => {
+                all(&|| ToolError::TimedOut { name: name.clone(), limit })
+            }
+            Err(_) => all(&|| ToolError::Cancelled { name: self.name() }),
+        }
+    }
+
+    /// Records the times of a call that ran.
+    pub(in crate::tools) fn took(&self, waited: Duration, ran: Duration) {
+        self.statistics.took(waited, ran);
+    }
+
+    /// Records how a call ended.
+    pub(in crate::tools) fn ended(&self, result: &Result<ToolOutput, ToolError>) {
+        self.statistics.ended(result);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pipeline with tools that say when they run. What overlaps is proven by tools that wait for
 //! each other, never by a clock.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::{BoxFuture, join_all};
@@ -678,6 +679,42 @@ async fn a_direct_call_waits_for_a_slot_like_all_others() {
     cancel.cancel();
     within(direct).await.unwrap();
     assert_eq!(log.all(), ["begin 1", "end 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_direct_call_waits_for_a_slot_no_longer_than_its_deadline() {
+    let log = Log::default();
+    let quick = noting("read", &log).timeout(|_| Some(Duration::from_secs(3)));
+    let pipeline = with_slots(1, [deaf(), quick]);
+    let (request, cancel) = cancellable("a", "deaf");
+    pipeline.submit_request(request).await.unwrap();
+    tokio::task::yield_now().await;
+    let late = pipeline.registry().execute_tool_optimized("read", json!({"n": 1})).await;
+    assert!(matches!(late, Err(ToolError::TimedOut { .. })), "{late:?}");
+    cancel.cancel();
+    within(pipeline.wait_result("a")).await;
+    let metrics = pipeline.get_metrics().await;
+    let read = &metrics.tools[1];
+    assert_eq!((read.timed_out, read.failed, read.ran.count), (1, 1, 0));
+    assert_eq!((metrics.waiting, metrics.running, metrics.completed), (0, 0, 2));
+    assert_eq!(log.all(), <[&str; 0]>::default());
+}
+
+#[tokio::test]
+async fn a_direct_call_that_is_dropped_ends_and_is_counted() {
+    let (holding, runs, gone) = holding();
+    let pipeline = pipeline([holding.writes()]);
+    let registry = pipeline.registry();
+    let call = Box::pin(registry.execute_tool_optimized("holding", json!({})));
+    let (call, ()) = match futures_util::future::select(call, runs).await {
+        futures_util::future::Either::Right((begun, call)) => (call, begun.unwrap()),
+        futures_util::future::Either::Left(_) => panic!("it holds on"),
+    };
+    drop(call);
+    within(gone).await.unwrap();
+    let metrics = pipeline.get_metrics().await;
+    assert_eq!((metrics.waiting, metrics.running, metrics.completed), (0, 0, 1));
+    assert_eq!((metrics.tools[0].cancelled, metrics.tools[0].failed), (1, 1));
 }
 
 /// One call of a random workload.

@@ -25,7 +25,7 @@ pub enum ExecutionPriority {
 }
 
 #[derive(Debug)]
-pub(super) struct Slots {
+pub(in crate::tools) struct Slots {
     state: Mutex<State>,
     max_waiting: usize,
     aging: Duration,
@@ -60,14 +60,14 @@ struct Waiting<'a> {
 }
 
 impl Slots {
-    pub(super) fn new(count: usize, max_waiting: usize, aging: Duration) -> Arc<Self> {
+    pub(in crate::tools) fn new(count: usize, max_waiting: usize, aging: Duration) -> Arc<Self> {
         let state = State { free: count.max(1), arrivals: 0, waiting: Vec::new() };
         Arc::new(Self { state: Mutex::new(state), max_waiting, aging })
     }
 
     /// Waits for a slot; fails at once when too many wait already. Dropping the future leaves the
     /// queue.
-    pub(super) async fn permit(
+    pub(in crate::tools) async fn permit(
         self: &Arc<Self>,
         priority: ExecutionPriority,
     ) -> Result<Permit, ToolError> {
@@ -92,7 +92,7 @@ impl Slots {
     }
 
     /// Returns how many wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::tools) fn waiting(&self) -> usize {
         self.state().waiting.len()
     }
 

@@ -320,3 +320,59 @@ async fn a_shutdown_does_not_wait_for_company() {
     assert!(began.elapsed() < hour);
     assert_eq!(answer(&pipeline, 1).await, "`batched` was interrupted before it finished");
 }
+
+#[tokio::test]
+async fn who_gives_up_while_its_batch_runs_is_counted_once() {
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let go = Arc::new(Notify::new());
+    let gate = Arc::clone(&go);
+    // What becomes of the one that gave up is a failure, too, when the batch ends.
+    let slow = probe("slow", |_, _| async { said("alone") }).batched(move |calls, _| {
+        let (begun, gate) = (begun.clone(), Arc::clone(&gate));
+        async move {
+            begun.send(()).unwrap();
+            gate.notified().await;
+            let fails = |args: &Value| match args["n"].as_u64() {
+                Some(1) => Err(ToolError::Failed("late".to_owned())),
+                _ => said("done"),
+            };
+            calls.iter().map(fails).collect()
+        }
+    });
+    let pipeline = pipeline([slow]);
+    let call = |n: u64| request(&n.to_string(), "slow", json!({"n": n}));
+    let first = call(1);
+    let cancel = first.context.cancel.clone();
+    pipeline.submit_request(first).await.unwrap();
+    pipeline.submit_request(call(2)).await.unwrap();
+    within(begins.recv()).await.unwrap();
+    cancel.cancel();
+    let gone = within(pipeline.wait_result("1")).await;
+    assert!(matches!(gone.result, Err(ToolError::Cancelled { .. })), "{gone:?}");
+    go.notify_one();
+    assert_eq!(answer(&pipeline, 2).await, "done");
+    let metrics = pipeline.get_metrics().await;
+    let slow = &metrics.tools[0];
+    assert_eq!((slow.ran.count, slow.failed, slow.cancelled), (2, 1, 1));
+    assert_eq!((metrics.waiting, metrics.running, metrics.completed), (0, 0, 2));
+}
+
+#[tokio::test]
+async fn calls_of_two_pipelines_in_one_batch_end_with_their_own() {
+    let log = Log::default();
+    let (one, go) = busy(5, &log).await;
+    let two = AsyncToolPipeline::with_registry(Arc::clone(one.registry()));
+    submit(&two, 2, Normal).await;
+    submit(&one, 1, Normal).await;
+    settle().await;
+    within(async {
+        tokio::join!(two.shutdown(), async {
+            settle().await;
+            go.notify_one();
+        })
+    })
+    .await;
+    assert_eq!(answer(&one, 1).await, "1");
+    let gone = within(two.wait_result("2")).await;
+    assert!(matches!(gone.result, Err(ToolError::Cancelled { .. })), "{gone:?}");
+}

@@ -1,5 +1,6 @@
 //! Results that are served again: kept ones and shared ones.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -97,6 +98,44 @@ async fn a_read_is_served_again_until_its_file_changes() {
     let metrics = pipeline.get_metrics().await;
     assert_eq!((metrics.cache_hits, metrics.stale_rejected), (3, 3));
     assert_eq!((runs.load(Ordering::SeqCst), metrics.tools[0].ran.count), (4, 4));
+}
+
+#[tokio::test]
+async fn a_direct_read_is_served_again_until_a_direct_write() {
+    let (folder, runs) = (Folder::new(), Arc::default());
+    let write = probe("write", |args, _| async move {
+        std::fs::write(args["path"].as_str().unwrap(), "two").unwrap();
+        said("done")
+    });
+    let pipeline = pipeline([reading(&runs), write.writes()]);
+    let registry = pipeline.registry();
+    folder.put("a", "one");
+    let args = json!({"path": folder.path("a")});
+    let read = async || registry.execute_tool_optimized("read", args.clone()).await.unwrap().text;
+    assert_eq!((read().await, read().await), ("one".to_owned(), "one".to_owned()));
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "the second one did not run");
+    // The agent's own calls and a program's share what is kept.
+    assert!(ask(&pipeline, "read", args.clone()).await.cache_hit);
+
+    registry.execute_tool_optimized("write", args.clone()).await.unwrap();
+    assert_eq!(read().await, "two");
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    let metrics = pipeline.get_metrics().await;
+    assert_eq!((metrics.cache_hits, metrics.stale_rejected, metrics.completed), (2, 1, 5));
+}
+
+#[tokio::test]
+async fn direct_reads_at_the_same_time_share_one_run() {
+    let (tool, mut latch) = latched(true);
+    let pipeline = pipeline([tool]);
+    let read = || pipeline.registry().execute_tool_optimized("latched", json!({}));
+    let go = async {
+        latch.begins.recv().await.unwrap();
+        latch.go.add_permits(1);
+    };
+    let (one, two, ()) = within(async { tokio::join!(read(), read(), go) }).await;
+    assert_eq!((one.unwrap().text, two.unwrap().text), ("run 0".to_owned(), "run 0".to_owned()));
+    assert_eq!(latch.runs.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -200,7 +200,7 @@ impl Sequence {
             let kept = words(within(self.keeps.wait_result(&id)).await);
             // A look names no file in its effect, and a hint is sought beyond what the call asks
             // for: these may come before the change.
-            if read != "look" && !kept.contains("; did you mean ") {
+            if read != "look" && !kept.contains("there is no `") {
                 let at = format!("{at}: after {tool} {args}");
                 self.compare(kept, read, of, &at).await;
             }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::metrics::Waiting;
 use super::{Core, Ending, ExecutionPriority, Job};
@@ -22,8 +23,8 @@ use crate::tools::tool::{CallContext, ToolError};
 #[derive(Debug)]
 pub(super) struct Batches {
     groups: Mutex<HashMap<Group, Vec<Member>>>,
-    /// Told when a group may have become full.
-    joined: Notify,
+    /// Told when a group may have become full, or empty.
+    changed: Notify,
     max: usize,
     patience: Duration,
 }
@@ -41,9 +42,8 @@ struct Group {
 #[derive(Debug)]
 struct Member {
     args: Arc<Value>,
-    submitted: Instant,
-    /// Told when the call begins to run.
-    starts: oneshot::Sender<()>,
+    /// Told when the call begins to run, and when that was.
+    starts: oneshot::Sender<Instant>,
     /// Closed when the call was cancelled.
     result: oneshot::Sender<Ending>,
 }
@@ -51,7 +51,7 @@ struct Member {
 impl Batches {
     pub(super) fn new(limits: &ToolLimits) -> Self {
         let (max, patience) = (limits.max_batch, limits.batch_timeout);
-        Self { groups: Mutex::default(), joined: Notify::new(), max, patience }
+        Self { groups: Mutex::default(), changed: Notify::new(), max, patience }
     }
 
     /// Returns whether a call may run with others.
@@ -66,7 +66,7 @@ impl Batches {
         members.push(member);
         let first = members.len() == 1;
         drop(groups);
-        self.joined.notify_waiters();
+        self.changed.notify_waiters();
         first
     }
 
@@ -74,15 +74,36 @@ impl Batches {
     async fn company(&self, group: &Group) {
         let full = async {
             loop {
-                let joined = self.joined.notified();
+                let changed = self.changed.notified();
                 if self.groups().get(group).is_none_or(|members| members.len() >= self.max) {
                     return;
                 }
-                joined.await;
+                changed.await;
             }
         };
         // Late is as good as full: it goes either way.
         let _ = tokio::time::timeout(self.patience, full).await;
+    }
+
+    /// Waits until every member of a group has given up, and takes the group away.
+    async fn deserted(&self, group: &Group) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_deserted(group) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn is_deserted(&self, group: &Group) -> bool {
+        let mut groups = self.groups();
+        let stays = |member: &Member| !member.result.is_closed();
+        if groups.get(group).is_some_and(|members| members.iter().any(stays)) {
+            return false;
+        }
+        groups.remove(group);
+        true
     }
 
     /// Takes as many members as may run together; returns whether others are left.
@@ -104,6 +125,15 @@ impl Batches {
     }
 }
 
+/// A member's place; told when it goes, after its receivers.
+struct Place<'a>(&'a Batches);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.changed.notify_waiters();
+    }
+}
+
 impl Core {
     /// Runs a call together with those of its group.
     pub(super) async fn in_company(
@@ -112,6 +142,7 @@ impl Core {
         batch: &str,
         waiting: Waiting<'_>,
     ) -> Ending {
+        let _place = Place(&self.batches);
         let (starts, started) = oneshot::channel();
         let (result, receiver) = oneshot::channel();
         let group = Group {
@@ -120,50 +151,48 @@ impl Core {
             limit: job.call.timeout,
             batch: batch.to_owned(),
         };
-        let (args, submitted) = (Arc::clone(&job.args), job.submitted);
-        let member = Member { args, submitted, starts, result };
+        let member = Member { args: Arc::clone(&job.args), starts, result };
         if self.batches.join(&group, member) {
-            self.go_with(group, Arc::clone(&job.tool));
+            self.go_with(&job.owner.tasks, group, Arc::clone(&job.tool));
         }
-        let ended_early = || Ending::early(ToolError::Cancelled { name: job.tool.name() });
         // An error says that it never starts; its result says why.
-        if let Err(error) = job.waits_for(started).await {
-            return Ending::early(error);
-        }
+        let started = match job.waits_for(started).await {
+            Ok(started) => started.ok(),
+            Err(error) => return Ending::early(error),
+        };
         drop(waiting);
+        let cancelled = || ToolError::Cancelled { name: job.tool.name() };
         match job.waits_for(receiver).await {
-            Ok(ending) => ending.unwrap_or_else(|_| ended_early()),
-            Err(error) => Ending::early(error),
+            Ok(Ok(ending)) => ending,
+            Ok(Err(_)) => Ending { started, ..Ending::early(cancelled()) },
+            Err(error) => Ending { started, ..Ending::early(error) },
         }
     }
 
     /// Starts the task that takes a group to its end. It belongs to no single call, so that one
     /// that is cancelled takes no other with it.
-    fn go_with(self: &Arc<Self>, group: Group, tool: Arc<Entry>) {
-        let core = Arc::clone(self);
-        self.tasks.spawn(async move { core.run_group(group, tool).await });
+    fn go_with(self: &Arc<Self>, tasks: &TaskTracker, group: Group, tool: Arc<Entry>) {
+        let (core, own) = (Arc::clone(self), tasks.clone());
+        tasks.spawn(async move { core.run_group(&own, group, tool).await });
     }
 
-    async fn run_group(self: Arc<Self>, group: Group, tool: Arc<Entry>) {
+    async fn run_group(self: Arc<Self>, tasks: &TaskTracker, group: Group, tool: Arc<Entry>) {
         let slot = async {
             if group.priority == ExecutionPriority::Low {
                 self.batches.company(&group).await;
             }
-            self.registry.permit(group.priority).await
+            self.slots.permit(group.priority).await
         };
         let permit = tokio::select! {
             permit = slot => permit,
-            // Its members are being cancelled; a shutdown waits for no company.
-            () = self.shutdown.cancelled() => {
-                self.batches.groups().remove(&group);
-                return;
-            }
+            // Nobody is left to wait for: a shutdown waits for no company.
+            () = self.batches.deserted(&group) => return,
         };
         // Calls that were submitted in the same breath join before the group goes.
         tokio::task::yield_now().await;
         let (members, left) = self.batches.take(&group);
         if left {
-            self.go_with(group.clone(), Arc::clone(&tool));
+            self.go_with(tasks, group.clone(), Arc::clone(&tool));
         }
         if members.is_empty() {
             return;
@@ -184,10 +213,9 @@ impl Core {
         };
         self.counters.batch(members.len());
         let started = Instant::now();
-        let first = members.iter().map(|member| member.submitted).min().unwrap_or(started);
         let members = members.into_iter().map(|Member { args, starts, result, .. }| {
             // Who gave up does not listen.
-            let _ = starts.send(());
+            let _ = starts.send(started);
             (args, result)
         });
         let (args, mut members): (Vec<Arc<Value>>, Vec<_>) = members.unzip();
@@ -200,16 +228,15 @@ impl Core {
         // When all have given up, the run is dropped, and cancelled where it cannot be.
         let _cancel = context.cancel.clone().drop_guard();
         let args: Vec<&Value> = args.iter().map(AsRef::as_ref).collect();
-        let waited = started - first;
         let results = {
             let all_left = join_all(members.iter_mut().map(oneshot::Sender::closed));
             tokio::select! {
                 biased;
                 results = async {
                     if let [only] = args.as_slice() {
-                        vec![self.registry.execute(&permit, &tool, only, &context, waited).await]
+                        vec![tool.execute(&permit, only, &context).await]
                     } else {
-                        self.registry.execute_batch(&permit, &tool, &args, &context, waited).await
+                        tool.execute_batch(&permit, &args, &context).await
                     }
                 } => results,
                 _ = all_left => return,

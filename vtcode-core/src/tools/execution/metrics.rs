@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Ending;
-use crate::tools::optimized_registry::{Entry, OptimizedToolRegistry, ToolMetrics};
+use crate::tools::optimized_registry::{OptimizedToolRegistry, ToolMetrics};
 
 /// Sizes of batches are counted one by one up to this; larger ones count as this.
 const SIZES: usize = 16;
@@ -86,17 +86,17 @@ impl Counters {
         add(&self.batch_sizes[size.clamp(1, SIZES) - 1]);
     }
 
-    pub(super) fn ended(&self, registry: &OptimizedToolRegistry, tool: &Entry, ending: &Ending) {
+    pub(super) fn ended(&self, ending: &Ending) {
         if ending.cache_hit {
             add(&self.cache_hits);
         }
         if ending.shared {
             add(&self.shared);
         }
-        // What ran was recorded where it ran.
-        if let (None, Err(error)) = (ending.started, &ending.result) {
-            registry.ended_early(tool, error);
-        }
+    }
+
+    /// Counts a call that is over, however it ended.
+    pub(super) fn over(&self) {
         add(&self.ended);
     }
 
