@@ -147,6 +147,11 @@ pub enum EventKind {
         /// The words.
         message: String,
     },
+    /// What became of all tool calls of the session so far; told before a prompt's end.
+    ToolCounts {
+        /// The counts.
+        counts: ToolCounts,
+    },
     /// Work on the prompt ended well.
     PromptFinished {
         /// What all its requests used.
@@ -161,12 +166,60 @@ pub enum EventKind {
     },
 }
 
+/// What became of tool calls, added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCounts {
+    /// Calls that were taken and do not run yet.
+    pub waiting: u64,
+    /// Calls that run.
+    pub running: u64,
+    /// Calls answered with a kept result.
+    pub cache_hits: u64,
+    /// Calls that took their result from an identical one that ran already.
+    pub shared: u64,
+    /// Kept results that were found to be out of date, and not served.
+    pub stale_rejected: u64,
+    /// Calls refused because too many waited.
+    pub overloaded: u64,
+    /// How many batches of each size ran, from 1; the last counts all larger ones, too.
+    pub batch_sizes: Vec<u64>,
+    /// Each tool that was called.
+    pub tools: Vec<ToolCount>,
+}
+
+/// What became of one tool's calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCount {
+    /// The tool.
+    pub name: String,
+    /// Calls that ran.
+    pub ran: u64,
+    /// Calls whose result was an error, whether or not they ran.
+    pub failed: u64,
+    /// Of these, calls that reached their deadline.
+    pub timed_out: u64,
+    /// Of these, calls that were interrupted.
+    pub cancelled: u64,
+    /// Half ran at most this long.
+    #[serde(rename = "p50_us", with = "micros")]
+    pub p50: Duration,
+    /// 95 of 100 ran at most this long.
+    #[serde(rename = "p95_us", with = "micros")]
+    pub p95: Duration,
+    /// 99 of 100 ran at most this long.
+    #[serde(rename = "p99_us", with = "micros")]
+    pub p99: Duration,
+}
+
 impl EventKind {
     /// Returns whether the journal keeps it: what a later run needs, and what happened when.
     pub fn is_durable(&self) -> bool {
         !matches!(
             self,
-            Self::TextDelta { .. } | Self::ReasoningDelta { .. } | Self::ToolProgress { .. }
+            Self::TextDelta { .. }
+                | Self::ReasoningDelta { .. }
+                | Self::ToolProgress { .. }
+                | Self::ToolCounts { .. }
         )
     }
 }

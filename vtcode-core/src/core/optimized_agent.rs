@@ -530,6 +530,8 @@ impl<'a> Run<'a> {
         self.drain().await;
         self.total += usage;
         self.turns += turns;
+        let counts = self.engine.pipeline.get_metrics().await.counts();
+        self.tell(EventKind::ToolCounts { counts });
         self.tell(match &end {
             End::Done(_) => EventKind::PromptFinished { usage },
             other => EventKind::PromptFailed { error: other.to_string(), usage },

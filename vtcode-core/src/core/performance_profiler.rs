@@ -1,9 +1,11 @@
 //! Where the time went: events go in, a report comes out.
 //! Nothing depends on its answers.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::core::event::{Event, EventKind};
+use crate::core::event::{Event, EventKind, ToolCounts};
+use crate::tools::tool::Detail;
 
 mod histogram;
 
@@ -31,6 +33,10 @@ pub struct Profile {
     pub calls: u32,
     /// The time all calls ran, one after the other; overlapping ones count each.
     pub calls_ran: Duration,
+    /// Commands that a signal ended: their deadline, an interruption, or somebody else.
+    pub killed: u32,
+    /// What became of the calls, as it was last told.
+    pub counts: ToolCounts,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,7 +79,9 @@ impl Profile {
                 self.calls += 1;
                 self.running += 1;
             }
-            EventKind::ToolFinished { ran, .. } => {
+            EventKind::ToolCounts { counts } => self.counts = counts.clone(),
+            EventKind::ToolFinished { ran, detail, .. } => {
+                self.killed += u32::from(matches!(detail, Detail::Command { exit_code: None, .. }));
                 self.running = self.running.saturating_sub(1);
                 self.calls_ran += *ran;
             }
@@ -109,8 +117,50 @@ impl Profile {
             row("tools, with no answer due", self.tools, calls),
             row("vtcode itself", self.own, String::new()),
             row("total", self.total(), String::new()),
+            self.tool_table(),
         ]
         .concat()
+    }
+
+    /// Writes what became of the tool calls; nothing when there were none.
+    fn tool_table(&self) -> String {
+        let counts = &self.counts;
+        if self.calls == 0 {
+            return String::new();
+        }
+        let timed_out: u64 = counts.tools.iter().map(|tool| tool.timed_out).sum();
+        let sizes = (1..).zip(&counts.batch_sizes).filter(|(_, n)| **n > 0);
+        let mut batches: Vec<_> = sizes.map(|(size, n)| format!("{n} of {size}")).collect();
+        if batches.is_empty() {
+            batches.push("none".to_owned());
+        }
+        let mut text = format!(
+            "tool calls: {} kept, {} shared, {} found stale; {} waiting, {} running; {} refused, \
+             {timed_out} timed out, {} killed; batches: {}\n",
+            counts.cache_hits,
+            counts.shared,
+            counts.stale_rejected,
+            counts.waiting,
+            counts.running,
+            counts.overloaded,
+            self.killed,
+            batches.join(", "),
+        );
+        if !counts.tools.is_empty() {
+            let head = ["ran", "failed", "p50", "p95", "p99"];
+            let [ran, failed, p50, p95, p99] = head;
+            let _ =
+                writeln!(text, "  {:<20}{ran:>6}{failed:>8}{p50:>11}{p95:>11}{p99:>11}", "tool");
+        }
+        for tool in &counts.tools {
+            let [p50, p95, p99] = [tool.p50, tool.p95, tool.p99].map(show);
+            let _ = writeln!(
+                text,
+                "  {:<20}{:>6}{:>8}{p50:>11}{p95:>11}{p99:>11}",
+                tool.name, tool.ran, tool.failed
+            );
+        }
+        text
     }
 }
 
@@ -127,7 +177,6 @@ fn show(d: Duration) -> String {
 mod tests {
     use super::*;
     use crate::llm::message::{FinishReason, Usage};
-    use crate::tools::tool::Detail;
 
     fn profile(events: impl IntoIterator<Item = (u64, EventKind)>) -> Profile {
         let mut profile = Profile::default();

@@ -237,6 +237,34 @@ async fn a_profile_is_printed_when_asked_for() {
 }
 
 #[tokio::test]
+async fn a_profile_tells_what_became_of_the_tool_calls() {
+    let user = User::new();
+    let list = || call("list_files", json!({}));
+    let replies = vec![
+        // So that what is in the folder has settled when it is listed.
+        call("run_command", json!({"command": "sleep 0.1"})),
+        list(),
+        list().and(call("read_file", json!({"path": "none"}))),
+        call("run_command", json!({"command": "kill -9 $$"})),
+        say("Done."),
+    ];
+    let model = ScriptedModel::start(replies).await;
+    let ran = user.exec(&model, "hi").arg("--profile").run().await.exits(0).prints("Done.\n");
+    let at = ran.stderr.find("\ntool calls: ").expect("there is no table");
+    let table = &ran.stderr[at + 1..];
+    assert!(table.starts_with("tool calls: 1 kept, 0 shared, 0 found stale; "), "{ran}");
+    assert!(table.contains("; 0 refused, 0 timed out, 1 killed; batches: "), "{ran}");
+    let row = |tool: &str| -> Vec<&str> {
+        let line = table.lines().find(|line| line.trim_start().starts_with(tool));
+        line.expect("there is no line of it").split_whitespace().take(3).collect()
+    };
+    assert_eq!(row("list_files"), ["list_files", "1", "0"]);
+    assert_eq!(row("read_file"), ["read_file", "1", "1"]);
+    assert_eq!(row("run_command"), ["run_command", "2", "0"]);
+    assert!(!table.contains("write_file"), "it was not called: {ran}");
+}
+
+#[tokio::test]
 async fn a_task_without_quotes_or_with_a_dash_in_front_is_told_how_it_is_given() {
     let user = User::new();
     for words in [&["fix", "the", "bug"][..], &["- fix the bug\n- test it"], &["--fix it"]] {

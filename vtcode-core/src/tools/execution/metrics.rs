@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Ending;
+use crate::core::event::{ToolCount, ToolCounts};
 use crate::tools::optimized_registry::{OptimizedToolRegistry, ToolMetrics};
 
 /// Sizes of batches are counted one by one up to this; larger ones count as this.
@@ -120,6 +121,31 @@ impl Counters {
 }
 
 impl PipelineMetrics {
+    /// Returns what is told of it in the event stream.
+    pub(crate) fn counts(&self) -> ToolCounts {
+        let tool = |tool: &ToolMetrics| ToolCount {
+            name: tool.name.clone(),
+            ran: tool.ran.count,
+            failed: tool.failed,
+            timed_out: tool.timed_out,
+            cancelled: tool.cancelled,
+            p50: tool.ran.p50,
+            p95: tool.ran.p95,
+            p99: tool.ran.p99,
+        };
+        let called = |tool: &&ToolMetrics| tool.ran.count > 0 || tool.failed > 0;
+        ToolCounts {
+            waiting: self.waiting as u64,
+            running: self.running,
+            cache_hits: self.cache_hits,
+            shared: self.shared,
+            stale_rejected: self.stale_rejected,
+            overloaded: self.overloaded,
+            batch_sizes: self.batch_sizes.clone(),
+            tools: self.tools.iter().filter(called).map(tool).collect(),
+        }
+    }
+
     /// Returns how many calls were ended at a deadline.
     pub fn timed_out(&self) -> u64 {
         self.tools.iter().map(|tool| tool.timed_out).sum()
