@@ -1,6 +1,7 @@
 //! The whole library over real sockets, files and processes: one binary, a module per subsystem.
 
 mod background;
+mod bad_input;
 mod engine;
 mod journal;
 mod optimization_integration_tests;

@@ -789,5 +789,28 @@ mod tests {
                 .is_ok_and(|applied| !applied.changes.is_empty());
             prop_assert_eq!(changed, place.tree() != before);
         }
+
+        /// A patch that fits, bent at some places, and bytes that are none.
+        #[test]
+        fn a_bent_patch_never_panics_and_is_never_half_applied(
+            bends in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3u8), 0..4),
+        ) {
+            let mut patch = b"*** Begin Patch\n*** Update File: a.rs\n@@\n one\n-two\n+2\n\
+                *** Add File: d/e\n+new\n*** Delete File: b.rs\n*** End Patch\n".to_vec();
+            for (at, byte, how) in bends {
+                let at = at.index(patch.len());
+                match how {
+                    0 => patch[at] = byte,
+                    1 => patch.truncate(at.max(1)),
+                    _ => patch.insert(at, byte),
+                }
+            }
+            let place = Place::with(&FILES);
+            let before = place.tree();
+            let applied = apply(&place.workspace, &String::from_utf8_lossy(&patch));
+            if applied.is_err() {
+                prop_assert_eq!(place.tree(), before);
+            }
+        }
     }
 }
