@@ -347,7 +347,11 @@ pub(crate) async fn work(
 ) -> anyhow::Result<Report> {
     let Session { header, endpoint, settings, sessions, journal, registry, messages, mut entry } =
         session;
-    let client = OptimizedLLMClient::with_endpoint(endpoint, settings.limits.client.clone())?;
+    let client = OptimizedLLMClient::with_shared_limits(
+        endpoint,
+        settings.limits.client.clone(),
+        Some(&sessions.rate_dir()),
+    )?;
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
     let profile = Arc::new(Mutex::new(Profile::default()));
     let profiled = Arc::clone(&profile);

@@ -204,6 +204,10 @@ fn seconds(d: Option<Duration>) -> String {
     d.map_or_else(|| "unlimited".to_owned(), |d| d.as_secs().to_string())
 }
 
+fn unlimited(number: Option<u64>) -> String {
+    number.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())
+}
+
 fn list<T: fmt::Display>(texts: impl IntoIterator<Item = T>) -> String {
     let texts: Vec<String> = texts.into_iter().map(|text| text.to_string()).collect();
     texts.join(":")
@@ -261,9 +265,7 @@ pub const KEYS: &[Key] = &[
             max: u64::MAX,
             set: |s, v| s.limits.agent.max_tokens = Some(v),
         },
-        get: |s| {
-            s.limits.agent.max_tokens.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())
-        },
+        get: |s| unlimited(s.limits.agent.max_tokens),
     },
     Key {
         name: "limits.max_wall_s",
@@ -443,6 +445,54 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.gap = Duration::from_secs(v),
         },
         get: |s| seconds(Some(s.limits.client.gap)),
+    },
+    Key {
+        name: "client.requests_per_minute",
+        env: Some("VTCODE_REQUESTS_PER_MINUTE"),
+        doc: "requests a minute, all sessions of this machine together",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000,
+            set: |s, v| s.limits.client.rate.requests_per_minute = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.requests_per_minute),
+    },
+    Key {
+        name: "client.burst",
+        env: Some("VTCODE_BURST"),
+        doc: "requests that may go at once after a pause; a minute's worth if not set",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000,
+            set: |s, v| s.limits.client.rate.burst = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.burst),
+    },
+    Key {
+        name: "client.input_tokens_per_minute",
+        env: Some("VTCODE_INPUT_TOKENS_PER_MINUTE"),
+        doc: "input tokens a minute, those out of the provider's cache not counted",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000_000_000,
+            set: |s, v| s.limits.client.rate.input_tokens_per_minute = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.input_tokens_per_minute),
+    },
+    Key {
+        name: "client.output_tokens_per_minute",
+        env: Some("VTCODE_OUTPUT_TOKENS_PER_MINUTE"),
+        doc: "output tokens a minute",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000_000_000,
+            set: |s, v| s.limits.client.rate.output_tokens_per_minute = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.output_tokens_per_minute),
     },
     Key {
         name: "optimization.tool_registry.max_concurrent_tools",

@@ -84,6 +84,22 @@ pub struct ClientLimits {
     pub backoff: Duration,
     /// Output tokens asked for where the wire demands a number.
     pub max_output_tokens: u32,
+    /// How fast requests may go out.
+    pub rate: RateLimits,
+}
+
+/// How fast requests of one account may go out, all sessions of the machine together. What is not
+/// bounded here is bounded by what the provider's answers say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Requests that may go at once after a pause; a minute's worth if not set.
+    pub burst: Option<u64>,
+    /// Input tokens a minute, those out of the provider's cache not counted.
+    pub input_tokens_per_minute: Option<u64>,
+    /// Output tokens a minute.
+    pub output_tokens_per_minute: Option<u64>,
 }
 
 impl Limits {
@@ -122,6 +138,7 @@ impl Limits {
                 attempts: 5,
                 backoff: Duration::from_millis(500),
                 max_output_tokens: 16_384,
+                rate: RateLimits::default(),
             },
         }
     }

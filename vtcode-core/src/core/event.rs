@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::llm::message::{FinishReason, Part, Usage};
+use crate::llm::message::{Attempt, FinishReason, Part, Usage};
 use crate::tools::tool::Detail;
 
 /// Something that happened in a session.
@@ -84,6 +84,16 @@ pub enum EventKind {
         /// Why the last one failed.
         cause: String,
     },
+    /// A request waits before it goes out.
+    Waiting {
+        /// How long, in microseconds where it is written.
+        #[serde(rename = "wait_us", with = "micros")]
+        wait: Duration,
+        /// What for.
+        cause: String,
+    },
+    /// An attempt ended, well or not: a line of the ledger.
+    AttemptEnded(Attempt),
     /// More words of the answer.
     TextDelta {
         /// The words.
@@ -171,16 +181,36 @@ impl EventKind {
     }
 }
 
-mod micros {
+pub(crate) mod micros {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_u64(u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         u64::deserialize(d).map(Duration::from_micros)
+    }
+}
+
+pub(crate) mod micros_if_any {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+    pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match d {
+            Some(d) => super::micros::serialize(d, s),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(d)?.map(Duration::from_micros))
     }
 }

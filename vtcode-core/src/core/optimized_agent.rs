@@ -18,7 +18,9 @@ use crate::config::limits::AgentLimits;
 use crate::core::conversation::Conversation;
 use crate::core::event::{Event, EventKind};
 use crate::core::journal::{Journal, Syncer};
-use crate::llm::message::{Delta, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
+use crate::llm::message::{
+    Attempt, Delta, Message, Outcome, Part, Setup, ToolAnswer, ToolCall, Usage,
+};
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient, ResponseStream, StreamEvent};
 use crate::tools::async_pipeline::{
     AsyncToolPipeline, BeforeEffect, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
@@ -368,6 +370,9 @@ impl<'a> Run<'a> {
         if !text.trim().is_empty() {
             self.part(Part::Text { text });
         }
+        if let Some(attempt) = self.stream.take().and_then(ResponseStream::cancel) {
+            self.attempt_ended(attempt);
+        }
         self.pending.push_back(Input::Stop(stop));
     }
 
@@ -386,7 +391,11 @@ impl<'a> Run<'a> {
 
     /// Reads the end of an answer's stream, so that its connection can be used again.
     async fn drain(&mut self) {
-        while let Some(Ok(_)) = next_event(&mut self.stream).await {}
+        while let Some(Ok(event)) = next_event(&mut self.stream).await {
+            if let StreamEvent::AttemptEnded(attempt) = event {
+                self.attempt_ended(attempt);
+            }
+        }
         self.stream = None;
     }
 
@@ -395,6 +404,14 @@ impl<'a> Run<'a> {
             Some(Ok(StreamEvent::Retry { attempt, wait, cause })) => {
                 self.tell(EventKind::Retry { attempt, wait, cause });
             }
+            Some(Ok(StreamEvent::Waiting { wait })) => {
+                let cause = "the rate limit".to_owned();
+                self.tell(EventKind::Waiting { wait, cause });
+            }
+            Some(Ok(StreamEvent::Degraded { what })) => {
+                self.tell(EventKind::Warning { message: what });
+            }
+            Some(Ok(StreamEvent::AttemptEnded(attempt))) => self.attempt_ended(attempt),
             Some(Ok(StreamEvent::FirstByte)) => self.tell(EventKind::FirstByte),
             Some(Ok(StreamEvent::Delta(delta))) => self.delta(delta),
             Some(Err(error)) => {
@@ -405,6 +422,13 @@ impl<'a> Run<'a> {
             // The answer has ended and the connection is free for the next request.
             None => self.stream = None,
         }
+    }
+
+    fn attempt_ended(&mut self, attempt: Attempt) {
+        if attempt.outcome != Outcome::Done && attempt.usage != Usage::default() {
+            self.pending.push_back(Input::Spent(attempt.usage));
+        }
+        self.tell(EventKind::AttemptEnded(attempt));
     }
 
     fn delta(&mut self, delta: Delta) {

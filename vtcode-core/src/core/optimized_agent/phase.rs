@@ -65,6 +65,8 @@ pub(crate) enum Input {
         usage: Usage,
     },
     AnswerBroke(Failure),
+    /// An attempt that gave no answer used tokens all the same.
+    Spent(Usage),
     /// The call at this place in the answer gave its result.
     CallDone(usize, ToolAnswer),
     /// The prompt must end early.
@@ -188,6 +190,10 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
             task.usage += usage;
             answer_ended(task, answer, finish, limits)
         }
+        (Phase::Asking(mut task, answer), Input::Spent(usage)) => {
+            task.usage += usage;
+            (Phase::Asking(task, answer), Vec::new())
+        }
         (Phase::Asking(task, answer), Input::AnswerBroke(failure)) => {
             answer_broke(task, answer, failure, limits)
         }
@@ -198,6 +204,10 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
         (Phase::Working(task, mut answer), Input::CallDone(index, result)) => {
             answer.done(index, result);
             next_turn(task, answer, limits)
+        }
+        (Phase::Stopping(mut task, answer, end), Input::Spent(usage)) => {
+            task.usage += usage;
+            (Phase::Stopping(task, answer, end), Vec::new())
         }
         (Phase::Stopping(task, mut answer, end), Input::CallDone(index, result)) => {
             answer.done(index, result);

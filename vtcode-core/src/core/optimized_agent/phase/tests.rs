@@ -122,6 +122,7 @@ impl Checker {
                 inputs.push(ended(FinishReason::Refusal));
                 inputs.push(Input::AnswerBroke(failure(FailureKind::Stream)));
                 inputs.push(Input::AnswerBroke(failure(FailureKind::Unavailable)));
+                inputs.push(Input::Spent(Usage::default()));
             }
         }
         inputs.extend(world.running.iter().map(|(at, call)| {
@@ -174,7 +175,7 @@ impl Checker {
                 });
             }
             Input::Stop(_) => (world.stopped, world.stopped_idle) = (true, was_idle),
-            Input::Closed => {}
+            Input::Spent(_) | Input::Closed => {}
         }
         let stopping = matches!(input, Input::Stop(_));
         let (phase, actions) = step(phase, input, &self.limits);
