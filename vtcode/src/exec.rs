@@ -11,7 +11,7 @@ use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::config::safety::SandboxMode;
-use vtcode_core::core::event::{Event, EventKind, SessionHeader};
+use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
 use vtcode_core::core::performance_profiler::Profile;
@@ -37,6 +37,7 @@ pub(crate) struct Session {
     pub(crate) journal: Journal,
     pub(crate) registry: Arc<OptimizedToolRegistry>,
     pub(crate) messages: Vec<Message>,
+    pub(crate) sent: Option<Prefix>,
     pub(crate) entry: SessionEntry,
 }
 
@@ -205,7 +206,17 @@ pub(crate) fn begin(
     };
     let journal = sessions.create(header.clone())?;
     let entry = SessionEntry::from_header(&header);
-    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages: vec![], entry })
+    Ok(Session {
+        header,
+        endpoint,
+        settings,
+        sessions,
+        journal,
+        registry,
+        messages: vec![],
+        sent: None,
+        entry,
+    })
 }
 
 fn workspace(cwd: &Path, add_dirs: &[PathBuf], spool_dir: &Path) -> anyhow::Result<Arc<Workspace>> {
@@ -264,9 +275,9 @@ async fn go_on(
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };
-    let messages = replay.messages;
+    let (messages, sent) = (replay.messages, replay.sent);
     let sessions = sessions.clone();
-    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages, entry })
+    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages, sent, entry })
 }
 
 /// Returns the newest session of this folder, or of all when it has none.
@@ -345,8 +356,17 @@ pub(crate) async fn work(
     prompt: String,
     reporting: Reporting,
 ) -> anyhow::Result<Report> {
-    let Session { header, endpoint, settings, sessions, journal, registry, messages, mut entry } =
-        session;
+    let Session {
+        header,
+        endpoint,
+        settings,
+        sessions,
+        journal,
+        registry,
+        messages,
+        sent,
+        mut entry,
+    } = session;
     let client = OptimizedLLMClient::with_shared_limits(
         endpoint,
         settings.limits.client.clone(),
@@ -363,6 +383,7 @@ pub(crate) async fn work(
     .with_limits(settings.limits.agent.clone())
     .with_system(header.system)
     .with_messages(messages)
+    .with_sent(sent)
     .with_journal(journal)
     .on_event(move |event| lock(&profiled).take(event))
     .on_event(printer(reporting));

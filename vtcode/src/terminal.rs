@@ -73,6 +73,7 @@ impl Terminal {
             EventKind::Waiting { wait, cause } => {
                 self.line(Style::Dim, &format!("waiting {} for {cause}", span(*wait)));
             }
+            EventKind::CacheMissed(miss) => self.line(Style::Dim, &format!("! {miss}")),
             EventKind::ToolStarted { call_id, name, arguments } => {
                 self.release();
                 self.line(Style::Bold, &format!("● {name} {}", title(arguments)));

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::limits::AgentLimits;
 use crate::core::conversation::Conversation;
-use crate::core::event::{Event, EventKind};
+use crate::core::event::{Event, EventKind, Prefix, PrefixChange};
 use crate::core::journal::{Journal, Syncer};
 use crate::llm::message::{
     Attempt, Delta, Message, Outcome, Part, Setup, ToolAnswer, ToolCall, Usage,
@@ -28,11 +28,13 @@ use crate::tools::async_pipeline::{
 use crate::tools::tool::{ChangeKind, Detail, FileChange};
 
 mod phase;
+mod prefix;
 pub mod prompt;
 mod repeats;
 
 use phase::{Action, Input, Phase, Stop, step};
 pub use phase::{End, Failure, FailureKind, Limit};
+use prefix::PrefixWatch;
 use repeats::Repeats;
 
 /// Prompts that may wait while another is worked on.
@@ -60,6 +62,7 @@ struct Begin {
     journal: Option<Journal>,
     system: String,
     messages: Vec<Message>,
+    sent: Option<Prefix>,
 }
 
 /// What came of a run.
@@ -98,7 +101,13 @@ impl OptimizedAgentEngine {
         client: Arc<OptimizedLLMClient>,
     ) -> Self {
         let (sender, prompts) = mpsc::channel(PROMPTS_WAITING);
-        let begin = Begin { prompts, journal: None, system: String::new(), messages: Vec::new() };
+        let begin = Begin {
+            prompts,
+            journal: None,
+            system: String::new(),
+            messages: Vec::new(),
+            sent: None,
+        };
         Self {
             session_id: session_id.into(),
             pipeline,
@@ -135,6 +144,13 @@ impl OptimizedAgentEngine {
     #[must_use]
     pub fn with_messages(self, messages: Vec<Message>) -> Self {
         self.with_begin(|begin| begin.messages = messages)
+    }
+
+    /// Tells what the last request of that conversation began with, so that one that begins
+    /// otherwise is told with its cause.
+    #[must_use]
+    pub fn with_sent(self, sent: Option<Prefix>) -> Self {
+        self.with_begin(|begin| begin.sent = sent)
     }
 
     /// Tells every event to `sink`, in order.
@@ -227,6 +243,9 @@ struct Run<'a> {
     syncing: Option<JoinHandle<io::Result<()>>>,
     tool_names: Vec<String>,
     conversation: Conversation,
+    /// Where requests go, for telling whether that changed.
+    place: String,
+    prefixes: PrefixWatch,
     repeats: Repeats,
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
@@ -251,7 +270,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Self {
-        let Begin { prompts, journal, system, messages } = begin;
+        let Begin { prompts, journal, system, messages, sent } = begin;
         let setup = Setup {
             model: engine.client.endpoint().model.clone(),
             system,
@@ -275,6 +294,8 @@ impl<'a> Run<'a> {
             syncing: None,
             tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
             conversation,
+            place: engine.client.endpoint().to_string(),
+            prefixes: PrefixWatch::after(sent),
             repeats,
             stream: None,
             unfinished: String::new(),
@@ -347,7 +368,16 @@ impl<'a> Run<'a> {
             Action::Ask { turn } => {
                 self.sync_behind();
                 let body_bytes = self.send().await;
-                self.tell(EventKind::RequestSent { turn, body_bytes });
+                let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
+                if let Some(change) = change {
+                    self.tell(EventKind::PrefixChanged { change });
+                    if change == PrefixChange::Unexplained {
+                        let message = "this request does not begin as the one before it did; \
+                                       that is a fault of VT Code";
+                        self.tell(EventKind::Warning { message: message.to_owned() });
+                    }
+                }
+                self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
             }
             Action::Again { attempt, cause } => {
                 self.tell(EventKind::Retry { attempt, wait: Duration::ZERO, cause });
@@ -448,6 +478,9 @@ impl<'a> Run<'a> {
             Delta::Usage(usage) => self.usage = usage,
             Delta::Finish(finish) => {
                 self.tell(EventKind::ResponseEnded { finish, usage: self.usage });
+                if let Some(miss) = self.prefixes.used(self.usage) {
+                    self.tell(EventKind::CacheMissed(miss));
+                }
                 self.pending.push_back(Input::AnswerEnded { finish, usage: self.usage });
             }
         }

@@ -186,7 +186,11 @@ impl Checker {
                     world.turns = *turn;
                     assert!(*turn <= self.limits.max_turns);
                     world.ask();
-                    events.push(EventKind::RequestSent { turn: *turn, body_bytes: 0 });
+                    events.push(EventKind::RequestSent {
+                        turn: *turn,
+                        body_bytes: 0,
+                        prefix: None,
+                    });
                 }
                 Action::Again { attempt, cause } => {
                     world.ask();
