@@ -27,11 +27,13 @@ use crate::tools::async_pipeline::{
 };
 use crate::tools::tool::{ChangeKind, Detail, FileChange};
 
+mod budget;
 mod phase;
 mod prefix;
 pub mod prompt;
 mod repeats;
 
+use budget::Budget;
 use phase::{Action, Input, Phase, Stop, step};
 pub use phase::{End, Failure, FailureKind, Limit};
 use prefix::PrefixWatch;
@@ -246,6 +248,7 @@ struct Run<'a> {
     /// Where requests go, for telling whether that changed.
     place: String,
     prefixes: PrefixWatch,
+    budget: Budget,
     repeats: Repeats,
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
@@ -296,6 +299,7 @@ impl<'a> Run<'a> {
             conversation,
             place: engine.client.endpoint().to_string(),
             prefixes: PrefixWatch::after(sent),
+            budget: Budget::default(),
             repeats,
             stream: None,
             unfinished: String::new(),
@@ -346,6 +350,7 @@ impl<'a> Run<'a> {
                 prompt = self.prompts.recv(), if idle => {
                     return match prompt {
                         Some(text) => {
+                            self.budget.begin();
                             self.tell(EventKind::PromptStarted { text: text.clone() });
                             Input::Prompt(text)
                         }
@@ -367,7 +372,12 @@ impl<'a> Run<'a> {
             }
             Action::Ask { turn } => {
                 self.sync_behind();
-                let body_bytes = self.send().await;
+                let body = self.next_body().await;
+                if let Some(limit) = self.budget.passed_by(body.len(), &self.engine.limits) {
+                    self.stop(Stop::Limit(limit));
+                    return;
+                }
+                let body_bytes = self.send(body);
                 let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
                 if let Some(change) = change {
                     self.tell(EventKind::PrefixChanged { change });
@@ -381,7 +391,12 @@ impl<'a> Run<'a> {
             }
             Action::Again { attempt, cause } => {
                 self.tell(EventKind::Retry { attempt, wait: Duration::ZERO, cause });
-                self.send().await;
+                let body = self.next_body().await;
+                if let Some(limit) = self.budget.passed_by(body.len(), &self.engine.limits) {
+                    self.stop(Stop::Limit(limit));
+                    return;
+                }
+                self.send(body);
             }
             Action::Start(index, call) => self.start_call(index, call).await,
             Action::StopAll => {
@@ -406,16 +421,21 @@ impl<'a> Run<'a> {
         self.pending.push_back(Input::Stop(stop));
     }
 
-    /// Sends the conversation; returns the size of the body.
-    async fn send(&mut self) -> usize {
+    /// Renders the next request, once the one before is over.
+    async fn next_body(&mut self) -> Vec<u8> {
         self.drain().await;
-        let client = &self.engine.client;
-        let body = client.provider().body(self.conversation.head(), self.conversation.segments());
+        let provider = self.engine.client.provider();
+        provider.body(self.conversation.head(), self.conversation.segments())
+    }
+
+    /// Sends a request; returns the size of its body.
+    fn send(&mut self, body: Vec<u8>) -> usize {
         let body_bytes = body.len();
+        self.budget.sends(body_bytes);
         self.unfinished.clear();
         self.usage = Usage::default();
         self.began = false;
-        self.stream = Some(client.send(body, &self.tool_names));
+        self.stream = Some(self.engine.client.send(body, &self.tool_names));
         body_bytes
     }
 
@@ -455,6 +475,7 @@ impl<'a> Run<'a> {
     }
 
     fn attempt_ended(&mut self, attempt: Attempt) {
+        self.budget.ended(&attempt);
         if attempt.outcome != Outcome::Done && attempt.usage != Usage::default() {
             self.pending.push_back(Input::Spent(attempt.usage));
         }
@@ -465,11 +486,18 @@ impl<'a> Run<'a> {
         self.began |= !matches!(delta, Delta::Usage(_));
         match delta {
             Delta::Text(text) => {
+                self.budget.says(text.len());
                 self.unfinished.push_str(&text);
                 self.tell(EventKind::TextDelta { text });
             }
-            Delta::Reasoning(text) => self.tell(EventKind::ReasoningDelta { text }),
+            Delta::Reasoning(text) => {
+                self.budget.says(text.len());
+                self.tell(EventKind::ReasoningDelta { text });
+            }
             Delta::Part(part) => {
+                if let Part::ToolCall(call) = &part {
+                    self.budget.says(call.arguments.len());
+                }
                 if matches!(part, Part::Text { .. }) {
                     self.unfinished.clear();
                 }

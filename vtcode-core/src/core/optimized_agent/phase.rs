@@ -128,7 +128,7 @@ pub enum FailureKind {
 }
 
 /// Why a prompt must end early.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Stop {
     Interrupted,
     Limit(Limit),
@@ -136,13 +136,15 @@ pub(crate) enum Stop {
 }
 
 /// A limit that the user set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Limit {
     /// `--max-turns`.
     Turns(u32),
     /// `--max-tokens`.
     Tokens(u64),
+    /// `--max-cost`, in US dollars.
+    Cost(f64),
     /// `--max-wall`.
     Wall(std::time::Duration),
 }
@@ -152,14 +154,21 @@ impl std::fmt::Display for Limit {
         match self {
             Self::Turns(1) => write!(f, "the limit of 1 turn was reached (--max-turns)"),
             Self::Turns(n) => write!(f, "the limit of {n} turns was reached (--max-turns)"),
-            Self::Tokens(n) => write!(f, "the limit of {n} tokens was reached (--max-tokens)"),
+            Self::Tokens(n) => write!(
+                f,
+                "the limit of {n} tokens was reached: the next request would pass it (--max-tokens)"
+            ),
+            Self::Cost(usd) => write!(
+                f,
+                "the limit of ${usd} was reached: the next request would pass it (--max-cost)"
+            ),
             Self::Wall(d) => write!(f, "the time limit of {d:?} was reached (--max-wall)"),
         }
     }
 }
 
 /// How a prompt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum End {
     /// The model said that it is done; its last words.
@@ -316,14 +325,8 @@ fn next_turn(mut task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Ve
         return (Phase::Working(task, answer), Vec::new());
     }
     let mut actions = answer.into_messages();
-    let tokens = task.usage.input_tokens + task.usage.output_tokens;
-    let limit = if task.turns >= limits.max_turns {
-        Some(Limit::Turns(limits.max_turns))
-    } else {
-        limits.max_tokens.filter(|max| tokens >= *max).map(Limit::Tokens)
-    };
-    if let Some(limit) = limit {
-        actions.push(finish(End::Limit(limit), &task));
+    if task.turns >= limits.max_turns {
+        actions.push(finish(End::Limit(Limit::Turns(limits.max_turns)), &task));
         return (Phase::Idle, actions);
     }
     task.turns += 1;

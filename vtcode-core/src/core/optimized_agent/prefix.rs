@@ -86,7 +86,9 @@ mod tests {
 
     fn conversation(head: &'static str, segments: &[&'static str]) -> Conversation {
         let mut conversation = Conversation::new(Bytes::from_static(head.as_bytes()));
-        segments.iter().for_each(|s| conversation.push(Bytes::from_static(s.as_bytes())));
+        for segment in segments {
+            conversation.push(Bytes::from_static(segment.as_bytes()));
+        }
         conversation
     }
 

@@ -416,17 +416,6 @@ fn a_prompt_ends_at_its_turns_and_the_results_are_kept() {
 }
 
 #[test]
-fn a_prompt_ends_at_its_tokens_but_an_answer_that_is_whole_counts() {
-    let limits = AgentLimits { max_tokens: Some(22), ..limits(usize::MAX) };
-    let (_, actions) = run(&limits, [turn("a"), turn("b")].into_iter().flatten());
-    assert_eq!(*end(&actions), End::Limit(Limit::Tokens(22)));
-
-    let last = [part("done"), ended(FinishReason::Stop)];
-    let (_, actions) = run(&limits, turn("a").into_iter().chain(last));
-    assert_eq!(*end(&actions), End::Done("done".to_owned()));
-}
-
-#[test]
 fn an_empty_answer_is_asked_for_again_once_in_a_row() {
     let limits = limits(usize::MAX);
     let empty = || ended(FinishReason::Stop);
