@@ -82,6 +82,9 @@ pub(crate) struct Common {
     /// Input and output tokens the task may use
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u64>,
+    /// US dollars the task may cost
+    #[arg(long, value_name = "USD")]
+    pub(crate) max_cost: Option<f64>,
     /// Seconds the run may take
     #[arg(long, value_name = "SECONDS")]
     pub(crate) max_wall: Option<u64>,

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use vtcode_core::config::endpoint::{Endpoint, Wire};
+use vtcode_core::config::endpoint::Endpoint;
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
+use vtcode_core::config::limits::Price;
 use vtcode_core::config::safety::SandboxMode;
-use vtcode_core::core::event::{Event, EventKind, SessionHeader};
+use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
 use vtcode_core::core::performance_profiler::Profile;
 use vtcode_core::llm::message::Message;
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
-use vtcode_core::llm::prices;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
@@ -37,6 +37,7 @@ pub(crate) struct Session {
     pub(crate) journal: Journal,
     pub(crate) registry: Arc<OptimizedToolRegistry>,
     pub(crate) messages: Vec<Message>,
+    pub(crate) sent: Option<Prefix>,
     pub(crate) entry: SessionEntry,
 }
 
@@ -66,8 +67,9 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let add_dirs: anyhow::Result<_> =
                 args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
             check_output(&args.common)?;
-            let settings = setup::settings(&cwd, Some(&args.common), &env)?;
+            let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
             let endpoint = setup::endpoint(&settings, &env).await?;
+            setup::note_price(&mut settings, &endpoint)?;
             let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
             confinement(&session.settings);
             drive(session, prompt, args.common, &env).await
@@ -205,7 +207,17 @@ pub(crate) fn begin(
     };
     let journal = sessions.create(header.clone())?;
     let entry = SessionEntry::from_header(&header);
-    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages: vec![], entry })
+    Ok(Session {
+        header,
+        endpoint,
+        settings,
+        sessions,
+        journal,
+        registry,
+        messages: vec![],
+        sent: None,
+        entry,
+    })
 }
 
 fn workspace(cwd: &Path, add_dirs: &[PathBuf], spool_dir: &Path) -> anyhow::Result<Arc<Workspace>> {
@@ -238,6 +250,7 @@ async fn go_on(
         }
     }
     let endpoint = setup::endpoint(&settings, env).await?;
+    setup::note_price(&mut settings, &endpoint)?;
     if replay.torn {
         note("the last record of this session was torn and is lost; what came before it is kept");
     }
@@ -264,9 +277,9 @@ async fn go_on(
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };
-    let messages = replay.messages;
+    let (messages, sent) = (replay.messages, replay.sent);
     let sessions = sessions.clone();
-    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages, entry })
+    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages, sent, entry })
 }
 
 /// Returns the newest session of this folder, or of all when it has none.
@@ -290,7 +303,8 @@ pub(crate) async fn drive(
     env: &Env,
 ) -> anyhow::Result<Exit> {
     let id = session.header.session_id.clone();
-    let (model, wire) = (session.endpoint.model.clone(), session.endpoint.wire);
+    let model = session.endpoint.model.clone();
+    let price = session.settings.limits.agent.price;
     let base_url = session.endpoint.base_url.clone();
     let profiling = session.settings.profiling;
     note(&format!("{model} at {base_url} · session {id}"));
@@ -313,7 +327,7 @@ pub(crate) async fn drive(
             written = written.and(to_file);
         }
     }
-    summary(&outcome, &model, wire, began.elapsed());
+    summary(&outcome, price, began.elapsed());
     if profiling {
         let _ = write!(io::stderr(), "{}", profile.table());
     }
@@ -345,9 +359,22 @@ pub(crate) async fn work(
     prompt: String,
     reporting: Reporting,
 ) -> anyhow::Result<Report> {
-    let Session { header, endpoint, settings, sessions, journal, registry, messages, mut entry } =
-        session;
-    let client = OptimizedLLMClient::with_endpoint(endpoint, settings.limits.client.clone())?;
+    let Session {
+        header,
+        endpoint,
+        settings,
+        sessions,
+        journal,
+        registry,
+        messages,
+        sent,
+        mut entry,
+    } = session;
+    let client = OptimizedLLMClient::with_shared_limits(
+        endpoint,
+        settings.limits.client.clone(),
+        Some(&sessions.rate_dir()),
+    )?;
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
     let profile = Arc::new(Mutex::new(Profile::default()));
     let profiled = Arc::clone(&profile);
@@ -359,6 +386,7 @@ pub(crate) async fn work(
     .with_limits(settings.limits.agent.clone())
     .with_system(header.system)
     .with_messages(messages)
+    .with_sent(sent)
     .with_journal(journal)
     .on_event(move |event| lock(&profiled).take(event))
     .on_event(printer(reporting));
@@ -464,13 +492,13 @@ async fn until_done(engine: &OptimizedAgentEngine) -> anyhow::Result<AgentOutcom
 }
 
 /// Says what was changed, what it used and what it cost.
-fn summary(outcome: &AgentOutcome, model: &str, wire: Wire, took: Duration) {
+fn summary(outcome: &AgentOutcome, price: Option<Price>, took: Duration) {
     for change in &outcome.changes {
         note(&format!("changed: {}", file_change(change)));
     }
     let usage = outcome.usage;
-    let cost = match prices::cost_usd(wire, model, usage) {
-        Some(cost) => format!("${cost:.4}"),
+    let cost = match price {
+        Some(price) => format!("${:.4}", price.of(usage)),
         None => "cost unknown".to_owned(),
     };
     let turns = if outcome.turns == 1 { "turn" } else { "turns" };

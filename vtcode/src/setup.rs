@@ -13,7 +13,7 @@ use vtcode_core::config::layers::{Settings, Sources};
 use vtcode_core::config::limits::ToolLimits;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
-use vtcode_core::llm::discover;
+use vtcode_core::llm::{discover, prices};
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
@@ -44,6 +44,7 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ("base_url", common.base_url.clone(), "--base-url"),
         ("limits.max_turns", number(common.max_turns), "--max-turns"),
         ("limits.max_tokens", number(common.max_tokens), "--max-tokens"),
+        ("limits.max_cost_usd", common.max_cost.map(|usd| usd.to_string()), "--max-cost"),
         ("limits.max_wall_s", number(common.max_wall), "--max-wall"),
         (
             "sandbox.mode",
@@ -126,6 +127,20 @@ pub(crate) async fn endpoint(settings: &Settings, env: &Env) -> anyhow::Result<E
             Ok(Endpoint { wire: Wire::OpenAiChat, base_url, model, key: None })
         }
     }
+}
+
+/// Notes what the endpoint's tokens cost; a bound on costs that cannot be kept is an error.
+pub(crate) fn note_price(settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Usage> {
+    let agent = &mut settings.limits.agent;
+    agent.price = settings.price.over(prices::listed(endpoint.wire, &endpoint.model));
+    if agent.max_cost_usd.is_some() && agent.price.is_none() {
+        return Err(Usage(format!(
+            "nobody knows what `{}` costs, so the bound on costs cannot be kept: set price.input \
+             and price.output (US dollars for a million tokens), or bound the tokens (--max-tokens)",
+            endpoint.model
+        )));
+    }
+    Ok(())
 }
 
 /// Returns the sessions of this user.

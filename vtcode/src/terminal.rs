@@ -70,6 +70,10 @@ impl Terminal {
                     if wait.is_zero() { String::new() } else { format!(" in {}", span(*wait)) };
                 self.line(Style::Red, &format!("! {cause}; attempt {attempt}{wait}"));
             }
+            EventKind::Waiting { wait, cause } => {
+                self.line(Style::Dim, &format!("waiting {} for {cause}", span(*wait)));
+            }
+            EventKind::CacheMissed(miss) => self.line(Style::Dim, &format!("! {miss}")),
             EventKind::ToolStarted { call_id, name, arguments } => {
                 self.release();
                 self.line(Style::Bold, &format!("● {name} {}", title(arguments)));

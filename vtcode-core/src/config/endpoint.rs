@@ -66,6 +66,13 @@ pub struct Endpoint {
     pub key: Option<SecretString>,
 }
 
+/// Tells where requests go, without the key.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.wire, self.base_url, self.model)
+    }
+}
+
 /// Model used when none is chosen.
 const OPENAI_MODEL: &str = "gpt-5.1";
 const ANTHROPIC_MODEL: &str = "claude-sonnet-4-5";

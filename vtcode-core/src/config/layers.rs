@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::env::Env;
-use crate::config::limits::Limits;
+use crate::config::limits::{Limits, Price};
 use crate::config::safety::{Approval, SafetySettings, SandboxMode};
 
 /// What a run is set to.
@@ -26,8 +26,32 @@ pub struct Settings {
     pub limits: Limits,
     /// What the run may do to the machine.
     pub safety: SafetySettings,
+    /// What the user says that tokens cost.
+    pub price: OwnPrice,
     off: Off,
     origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What the user says that tokens cost, in US dollars for a million of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct OwnPrice {
+    /// Input tokens.
+    pub input: Option<f64>,
+    /// Input tokens out of the provider's cache.
+    pub cached: Option<f64>,
+    /// Output tokens.
+    pub output: Option<f64>,
+}
+
+impl OwnPrice {
+    /// Returns the price that holds: this one over the listed one. None when neither says all; a
+    /// cached token costs what a fresh one does unless somebody knows better.
+    pub fn over(self, listed: Option<Price>) -> Option<Price> {
+        let input = self.input.or(listed.map(|price| price.input))?;
+        let output = self.output.or(listed.map(|price| price.output))?;
+        let listed_cached = listed.filter(|_| self.input.is_none()).map(|price| price.cached);
+        Some(Price { input, cached: self.cached.or(listed_cached).unwrap_or(input), output })
+    }
 }
 
 /// What was switched off. The switches become numbers once, when all layers are laid: a switch
@@ -159,6 +183,8 @@ enum Kind {
         max: u64,
         set: fn(&mut Settings, u64),
     },
+    /// A number of at least 0 that need not be whole.
+    Decimal(fn(&mut Settings, f64)),
     /// One of some words; `set` says whether there is such a word.
     Word {
         words: &'static str,
@@ -176,6 +202,7 @@ impl Key {
             Kind::Switch(_) => "true or false".to_owned(),
             Kind::Number { min, max: u64::MAX, .. } => format!("a whole number from {min}"),
             Kind::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
+            Kind::Decimal(_) => "a number from 0".to_owned(),
             Kind::Word { words, .. } => words.to_owned(),
             Kind::List(_) => "a list of texts".to_owned(),
         }
@@ -194,7 +221,7 @@ impl Key {
         settings.origins.clear();
         (settings == Settings::default()).then(|| match self.kind {
             Kind::Text(_) | Kind::Word { .. } => toml::Value::String(shipped).to_string(),
-            Kind::Switch(_) | Kind::Number { .. } => shipped,
+            Kind::Switch(_) | Kind::Number { .. } | Kind::Decimal(_) => shipped,
             Kind::List(_) => "[]".to_owned(),
         })
     }
@@ -202,6 +229,14 @@ impl Key {
 
 fn seconds(d: Option<Duration>) -> String {
     d.map_or_else(|| "unlimited".to_owned(), |d| d.as_secs().to_string())
+}
+
+fn own_price(price: Option<f64>) -> String {
+    price.map_or_else(|| "the list price".to_owned(), |price| price.to_string())
+}
+
+fn unlimited(number: Option<u64>) -> String {
+    number.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())
 }
 
 fn list<T: fmt::Display>(texts: impl IntoIterator<Item = T>) -> String {
@@ -261,8 +296,16 @@ pub const KEYS: &[Key] = &[
             max: u64::MAX,
             set: |s, v| s.limits.agent.max_tokens = Some(v),
         },
+        get: |s| unlimited(s.limits.agent.max_tokens),
+    },
+    Key {
+        name: "limits.max_cost_usd",
+        env: Some("VTCODE_MAX_COST_USD"),
+        doc: "US dollars a prompt may cost",
+        workspace: true,
+        kind: Kind::Decimal(|s, v| s.limits.agent.max_cost_usd = Some(v)),
         get: |s| {
-            s.limits.agent.max_tokens.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())
+            s.limits.agent.max_cost_usd.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())
         },
     },
     Key {
@@ -303,6 +346,30 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.max_output_tokens = v as u32,
         },
         get: |s| s.limits.client.max_output_tokens.to_string(),
+    },
+    Key {
+        name: "price.input",
+        env: Some("VTCODE_PRICE_INPUT"),
+        doc: "input tokens, in US dollars for a million; where it is set, it replaces the list price",
+        workspace: false,
+        kind: Kind::Decimal(|s, v| s.price.input = Some(v)),
+        get: |s| own_price(s.price.input),
+    },
+    Key {
+        name: "price.cached",
+        env: Some("VTCODE_PRICE_CACHED"),
+        doc: "input tokens out of the provider's cache, in US dollars for a million; where it is set, it replaces the list price",
+        workspace: false,
+        kind: Kind::Decimal(|s, v| s.price.cached = Some(v)),
+        get: |s| own_price(s.price.cached),
+    },
+    Key {
+        name: "price.output",
+        env: Some("VTCODE_PRICE_OUTPUT"),
+        doc: "output tokens, in US dollars for a million; where it is set, it replaces the list price",
+        workspace: false,
+        kind: Kind::Decimal(|s, v| s.price.output = Some(v)),
+        get: |s| own_price(s.price.output),
     },
     Key {
         name: "sandbox.mode",
@@ -443,6 +510,54 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.gap = Duration::from_secs(v),
         },
         get: |s| seconds(Some(s.limits.client.gap)),
+    },
+    Key {
+        name: "client.requests_per_minute",
+        env: Some("VTCODE_REQUESTS_PER_MINUTE"),
+        doc: "requests a minute, all sessions of this machine together",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000,
+            set: |s, v| s.limits.client.rate.requests_per_minute = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.requests_per_minute),
+    },
+    Key {
+        name: "client.burst",
+        env: Some("VTCODE_BURST"),
+        doc: "requests that may go at once after a pause; a minute's worth if not set",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000,
+            set: |s, v| s.limits.client.rate.burst = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.burst),
+    },
+    Key {
+        name: "client.input_tokens_per_minute",
+        env: Some("VTCODE_INPUT_TOKENS_PER_MINUTE"),
+        doc: "input tokens a minute, those out of the provider's cache not counted",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000_000_000,
+            set: |s, v| s.limits.client.rate.input_tokens_per_minute = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.input_tokens_per_minute),
+    },
+    Key {
+        name: "client.output_tokens_per_minute",
+        env: Some("VTCODE_OUTPUT_TOKENS_PER_MINUTE"),
+        doc: "output tokens a minute",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 1_000_000_000_000,
+            set: |s, v| s.limits.client.rate.output_tokens_per_minute = Some(v),
+        },
+        get: |s| unlimited(s.limits.client.rate.output_tokens_per_minute),
     },
     Key {
         name: "optimization.tool_registry.max_concurrent_tools",
@@ -617,6 +732,7 @@ impl Settings {
                 let number = value.number().filter(|number| (min..=max).contains(number));
                 number.map(|number| set(self, number))
             }
+            Kind::Decimal(set) => value.decimal().map(|number| set(self, number)),
             Kind::Word { set, .. } => {
                 value.text().and_then(|word| set(self, word.trim()).then_some(()))
             }
@@ -663,6 +779,15 @@ impl Value<'_> {
         }
     }
 
+    fn decimal(&self) -> Option<f64> {
+        let number = match self {
+            Self::Toml(toml::Value::Float(number)) => *number,
+            Self::Toml(value) => value.as_integer()? as f64,
+            Self::Text(text) => text.trim().parse().ok()?,
+        };
+        (number.is_finite() && number >= 0.0).then_some(number)
+    }
+
     fn list(&self) -> Option<Vec<String>> {
         match self {
             Self::Toml(value) => {
@@ -685,8 +810,10 @@ impl Value<'_> {
 fn nearest(name: &str) -> &'static str {
     // People get the last word of a key right or wrong more often than its section.
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let score =
-        |key: &Key| strsim::jaro(key.name, name).max(strsim::jaro(&last(key.name), &last(name)));
+    let score = |key: &Key| {
+        // A little less for the last word alone: a key of the same section comes first.
+        strsim::jaro(key.name, name).max(0.95 * strsim::jaro(&last(key.name), &last(name)))
+    };
     let best = KEYS.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
     best.map_or("", |key| key.name)
 }
@@ -808,6 +935,7 @@ mod tests {
                 Kind::Text(_) => "other".to_owned(),
                 Kind::Switch(_) => (before == "false").to_string(),
                 Kind::Number { min, .. } => (min + 1).to_string(),
+                Kind::Decimal(_) => "1.5".to_owned(),
                 Kind::Word { words, .. } => {
                     let mut words = words.split('`').skip(1).step_by(2);
                     words.find(|word| *word != before).unwrap().to_owned()

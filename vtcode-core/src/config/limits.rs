@@ -21,10 +21,25 @@ pub struct AgentLimits {
     pub max_turns: u32,
     /// Total wall time of a run, if bounded.
     pub max_wall: Option<Duration>,
-    /// Input and output tokens a run may use, if bounded.
+    /// Input and output tokens a prompt may use, if bounded.
     pub max_tokens: Option<u64>,
+    /// US dollars a prompt may cost, if bounded; it holds where `price` is known.
+    pub max_cost_usd: Option<f64>,
+    /// What the model's tokens cost, if known.
+    pub price: Option<Price>,
     /// Tool calls handed to the pipeline while the answer still streams. 0: after it has ended.
     pub calls_started_mid_stream: usize,
+}
+
+/// What tokens cost, in US dollars for a million of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Price {
+    /// Input tokens.
+    pub input: f64,
+    /// Input tokens out of the provider's cache.
+    pub cached: f64,
+    /// Output tokens.
+    pub output: f64,
 }
 
 /// What tool calls may use.
@@ -84,6 +99,22 @@ pub struct ClientLimits {
     pub backoff: Duration,
     /// Output tokens asked for where the wire demands a number.
     pub max_output_tokens: u32,
+    /// How fast requests may go out.
+    pub rate: RateLimits,
+}
+
+/// How fast requests of one account may go out, all sessions of the machine together. What is not
+/// bounded here is bounded by what the provider's answers say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Requests a minute.
+    pub requests_per_minute: Option<u64>,
+    /// Requests that may go at once after a pause; a minute's worth if not set.
+    pub burst: Option<u64>,
+    /// Input tokens a minute, those out of the provider's cache not counted.
+    pub input_tokens_per_minute: Option<u64>,
+    /// Output tokens a minute.
+    pub output_tokens_per_minute: Option<u64>,
 }
 
 impl Limits {
@@ -94,6 +125,8 @@ impl Limits {
                 max_turns: 100,
                 max_wall: None,
                 max_tokens: None,
+                max_cost_usd: None,
+                price: None,
                 calls_started_mid_stream: usize::MAX,
             },
             tools: ToolLimits {
@@ -122,6 +155,7 @@ impl Limits {
                 attempts: 5,
                 backoff: Duration::from_millis(500),
                 max_output_tokens: 16_384,
+                rate: RateLimits::default(),
             },
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::llm::message::{FinishReason, Part, Usage};
+use crate::llm::message::{Attempt, FinishReason, Part, Usage};
 use crate::tools::tool::Detail;
 
 /// Something that happened in a session.
@@ -44,6 +44,81 @@ pub struct SessionHeader {
     pub system: String,
 }
 
+/// Names what a request began with, so that a later one can be held against it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefix {
+    /// The messages.
+    pub messages: usize,
+    /// A hash of where it went: wire, address and model.
+    pub endpoint: String,
+    /// A hash of what stood before the messages: system prompt and tools.
+    pub head: String,
+    /// A hash of all of it.
+    pub hash: String,
+}
+
+/// Why a request does not begin with what the one before it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PrefixChange {
+    /// It goes to another model or server.
+    Model,
+    /// The system prompt or the tools are others.
+    Setup,
+    /// Nobody knows: a fault of ours.
+    Unexplained,
+}
+
+/// Tokens that a provider should have had in its cache and read anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CacheMiss {
+    /// The pause before the request was longer than providers keep anything.
+    Expired {
+        /// Tokens of the request before.
+        expected: u64,
+        /// Tokens that came out of the cache.
+        reported: u64,
+    },
+    /// The request began otherwise than the one before.
+    ChangedPrefix {
+        /// Tokens of the request before.
+        expected: u64,
+        /// Tokens that came out of the cache.
+        reported: u64,
+    },
+    /// The provider did not keep it, or did not find it.
+    Provider {
+        /// Tokens of the request before.
+        expected: u64,
+        /// Tokens that came out of the cache.
+        reported: u64,
+    },
+}
+
+impl CacheMiss {
+    /// Returns the tokens that were read anew.
+    pub fn tokens(self) -> u64 {
+        let (Self::Expired { expected, reported }
+        | Self::ChangedPrefix { expected, reported }
+        | Self::Provider { expected, reported }) = self;
+        expected.saturating_sub(reported)
+    }
+}
+
+impl std::fmt::Display for CacheMiss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let why = match self {
+            Self::Expired { .. } => "the pause was longer than it keeps them",
+            Self::ChangedPrefix { .. } => "the request began otherwise than the one before",
+            Self::Provider { .. } => "it did not find them",
+        };
+        write!(f, "the provider read {} tokens anew: {why}", self.tokens())
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -71,7 +146,17 @@ pub enum EventKind {
         turn: u32,
         /// The size of its body.
         body_bytes: usize,
+        /// What it begins with; older journals do not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        prefix: Option<Prefix>,
     },
+    /// A request does not begin with what the one before it was.
+    PrefixChanged {
+        /// Why.
+        change: PrefixChange,
+    },
+    /// The provider read tokens anew that it should have had.
+    CacheMissed(CacheMiss),
     /// The answer to a request begins.
     FirstByte,
     /// An attempt failed; another follows after a wait.
@@ -84,6 +169,16 @@ pub enum EventKind {
         /// Why the last one failed.
         cause: String,
     },
+    /// A request waits before it goes out.
+    Waiting {
+        /// How long, in microseconds where it is written.
+        #[serde(rename = "wait_us", with = "micros")]
+        wait: Duration,
+        /// What for.
+        cause: String,
+    },
+    /// An attempt ended, well or not: a line of the ledger.
+    AttemptEnded(Attempt),
     /// More words of the answer.
     TextDelta {
         /// The words.
@@ -224,16 +319,36 @@ impl EventKind {
     }
 }
 
-mod micros {
+pub(crate) mod micros {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_u64(u64::try_from(d.as_micros()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         u64::deserialize(d).map(Duration::from_micros)
+    }
+}
+
+pub(crate) mod micros_if_any {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+    pub(crate) fn serialize<S: Serializer>(d: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        match d {
+            Some(d) => super::micros::serialize(d, s),
+            None => s.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        d: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(d)?.map(Duration::from_micros))
     }
 }

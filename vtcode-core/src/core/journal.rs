@@ -86,6 +86,11 @@ impl Sessions {
         Self { dir: state_dir.join("sessions") }
     }
 
+    /// Returns the folder in which the sessions of this user share their rate limits.
+    pub fn rate_dir(&self) -> PathBuf {
+        self.dir.with_file_name("rate")
+    }
+
     /// Makes the folders of a session that is about to begin; returns the one for long outputs.
     pub fn reserve(&self, id: &str) -> Result<PathBuf, JournalError> {
         if !Path::new(id).components().eq([Component::Normal(id.as_ref())]) {

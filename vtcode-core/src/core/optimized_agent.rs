@@ -16,21 +16,27 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::limits::AgentLimits;
 use crate::core::conversation::Conversation;
-use crate::core::event::{Event, EventKind};
+use crate::core::event::{Event, EventKind, Prefix, PrefixChange};
 use crate::core::journal::{Journal, Syncer};
-use crate::llm::message::{Delta, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
+use crate::llm::message::{
+    Attempt, Delta, Message, Outcome, Part, Setup, ToolAnswer, ToolCall, Usage,
+};
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient, ResponseStream, StreamEvent};
 use crate::tools::async_pipeline::{
     AsyncToolPipeline, BeforeEffect, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
 };
 use crate::tools::tool::{ChangeKind, Detail, FileChange};
 
+mod budget;
 mod phase;
+mod prefix;
 pub mod prompt;
 mod repeats;
 
+use budget::Budget;
 use phase::{Action, Input, Phase, Stop, step};
 pub use phase::{End, Failure, FailureKind, Limit};
+use prefix::PrefixWatch;
 use repeats::Repeats;
 
 /// Prompts that may wait while another is worked on.
@@ -58,6 +64,7 @@ struct Begin {
     journal: Option<Journal>,
     system: String,
     messages: Vec<Message>,
+    sent: Option<Prefix>,
 }
 
 /// What came of a run.
@@ -96,7 +103,13 @@ impl OptimizedAgentEngine {
         client: Arc<OptimizedLLMClient>,
     ) -> Self {
         let (sender, prompts) = mpsc::channel(PROMPTS_WAITING);
-        let begin = Begin { prompts, journal: None, system: String::new(), messages: Vec::new() };
+        let begin = Begin {
+            prompts,
+            journal: None,
+            system: String::new(),
+            messages: Vec::new(),
+            sent: None,
+        };
         Self {
             session_id: session_id.into(),
             pipeline,
@@ -133,6 +146,13 @@ impl OptimizedAgentEngine {
     #[must_use]
     pub fn with_messages(self, messages: Vec<Message>) -> Self {
         self.with_begin(|begin| begin.messages = messages)
+    }
+
+    /// Tells what the last request of that conversation began with, so that one that begins
+    /// otherwise is told with its cause.
+    #[must_use]
+    pub fn with_sent(self, sent: Option<Prefix>) -> Self {
+        self.with_begin(|begin| begin.sent = sent)
     }
 
     /// Tells every event to `sink`, in order.
@@ -225,6 +245,10 @@ struct Run<'a> {
     syncing: Option<JoinHandle<io::Result<()>>>,
     tool_names: Vec<String>,
     conversation: Conversation,
+    /// Where requests go, for telling whether that changed.
+    place: String,
+    prefixes: PrefixWatch,
+    budget: Budget,
     repeats: Repeats,
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
@@ -249,7 +273,7 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Self {
-        let Begin { prompts, journal, system, messages } = begin;
+        let Begin { prompts, journal, system, messages, sent } = begin;
         let setup = Setup {
             model: engine.client.endpoint().model.clone(),
             system,
@@ -273,6 +297,9 @@ impl<'a> Run<'a> {
             syncing: None,
             tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
             conversation,
+            place: engine.client.endpoint().to_string(),
+            prefixes: PrefixWatch::after(sent),
+            budget: Budget::default(),
             repeats,
             stream: None,
             unfinished: String::new(),
@@ -323,6 +350,7 @@ impl<'a> Run<'a> {
                 prompt = self.prompts.recv(), if idle => {
                     return match prompt {
                         Some(text) => {
+                            self.budget.begin();
                             self.tell(EventKind::PromptStarted { text: text.clone() });
                             Input::Prompt(text)
                         }
@@ -344,12 +372,31 @@ impl<'a> Run<'a> {
             }
             Action::Ask { turn } => {
                 self.sync_behind();
-                let body_bytes = self.send().await;
-                self.tell(EventKind::RequestSent { turn, body_bytes });
+                let body = self.next_body().await;
+                if let Some(limit) = self.budget.passed_by(body.len(), &self.engine.limits) {
+                    self.stop(Stop::Limit(limit));
+                    return;
+                }
+                let body_bytes = self.send(body);
+                let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
+                if let Some(change) = change {
+                    self.tell(EventKind::PrefixChanged { change });
+                    if change == PrefixChange::Unexplained {
+                        let message = "this request does not begin as the one before it did; \
+                                       that is a fault of VT Code";
+                        self.tell(EventKind::Warning { message: message.to_owned() });
+                    }
+                }
+                self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
             }
             Action::Again { attempt, cause } => {
                 self.tell(EventKind::Retry { attempt, wait: Duration::ZERO, cause });
-                self.send().await;
+                let body = self.next_body().await;
+                if let Some(limit) = self.budget.passed_by(body.len(), &self.engine.limits) {
+                    self.stop(Stop::Limit(limit));
+                    return;
+                }
+                self.send(body);
             }
             Action::Start(index, call) => self.start_call(index, call).await,
             Action::StopAll => {
@@ -368,25 +415,37 @@ impl<'a> Run<'a> {
         if !text.trim().is_empty() {
             self.part(Part::Text { text });
         }
+        if let Some(attempt) = self.stream.take().and_then(ResponseStream::cancel) {
+            self.attempt_ended(attempt);
+        }
         self.pending.push_back(Input::Stop(stop));
     }
 
-    /// Sends the conversation; returns the size of the body.
-    async fn send(&mut self) -> usize {
+    /// Renders the next request, once the one before is over.
+    async fn next_body(&mut self) -> Vec<u8> {
         self.drain().await;
-        let client = &self.engine.client;
-        let body = client.provider().body(self.conversation.head(), self.conversation.segments());
+        let provider = self.engine.client.provider();
+        provider.body(self.conversation.head(), self.conversation.segments())
+    }
+
+    /// Sends a request; returns the size of its body.
+    fn send(&mut self, body: Vec<u8>) -> usize {
         let body_bytes = body.len();
+        self.budget.sends(body_bytes);
         self.unfinished.clear();
         self.usage = Usage::default();
         self.began = false;
-        self.stream = Some(client.send(body, &self.tool_names));
+        self.stream = Some(self.engine.client.send(body, &self.tool_names));
         body_bytes
     }
 
     /// Reads the end of an answer's stream, so that its connection can be used again.
     async fn drain(&mut self) {
-        while let Some(Ok(_)) = next_event(&mut self.stream).await {}
+        while let Some(Ok(event)) = next_event(&mut self.stream).await {
+            if let StreamEvent::AttemptEnded(attempt) = event {
+                self.attempt_ended(attempt);
+            }
+        }
         self.stream = None;
     }
 
@@ -395,6 +454,14 @@ impl<'a> Run<'a> {
             Some(Ok(StreamEvent::Retry { attempt, wait, cause })) => {
                 self.tell(EventKind::Retry { attempt, wait, cause });
             }
+            Some(Ok(StreamEvent::Waiting { wait })) => {
+                let cause = "the rate limit".to_owned();
+                self.tell(EventKind::Waiting { wait, cause });
+            }
+            Some(Ok(StreamEvent::Degraded { what })) => {
+                self.tell(EventKind::Warning { message: what });
+            }
+            Some(Ok(StreamEvent::AttemptEnded(attempt))) => self.attempt_ended(attempt),
             Some(Ok(StreamEvent::FirstByte)) => self.tell(EventKind::FirstByte),
             Some(Ok(StreamEvent::Delta(delta))) => self.delta(delta),
             Some(Err(error)) => {
@@ -407,15 +474,30 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn attempt_ended(&mut self, attempt: Attempt) {
+        self.budget.ended(&attempt);
+        if attempt.outcome != Outcome::Done && attempt.usage != Usage::default() {
+            self.pending.push_back(Input::Spent(attempt.usage));
+        }
+        self.tell(EventKind::AttemptEnded(attempt));
+    }
+
     fn delta(&mut self, delta: Delta) {
         self.began |= !matches!(delta, Delta::Usage(_));
         match delta {
             Delta::Text(text) => {
+                self.budget.says(text.len());
                 self.unfinished.push_str(&text);
                 self.tell(EventKind::TextDelta { text });
             }
-            Delta::Reasoning(text) => self.tell(EventKind::ReasoningDelta { text }),
+            Delta::Reasoning(text) => {
+                self.budget.says(text.len());
+                self.tell(EventKind::ReasoningDelta { text });
+            }
             Delta::Part(part) => {
+                if let Part::ToolCall(call) = &part {
+                    self.budget.says(call.arguments.len());
+                }
                 if matches!(part, Part::Text { .. }) {
                     self.unfinished.clear();
                 }
@@ -424,6 +506,9 @@ impl<'a> Run<'a> {
             Delta::Usage(usage) => self.usage = usage,
             Delta::Finish(finish) => {
                 self.tell(EventKind::ResponseEnded { finish, usage: self.usage });
+                if let Some(miss) = self.prefixes.used(self.usage) {
+                    self.tell(EventKind::CacheMissed(miss));
+                }
                 self.pending.push_back(Input::AnswerEnded { finish, usage: self.usage });
             }
         }

@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn sent(turn: u32) -> EventKind {
-        EventKind::RequestSent { turn, body_bytes: 0 }
+        EventKind::RequestSent { turn, body_bytes: 0, prefix: None }
     }
 
     fn ended() -> EventKind {

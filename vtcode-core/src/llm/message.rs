@@ -1,6 +1,8 @@
 //! The conversation's types, the same for every wire: messages in, deltas out.
 //! Plain data; rendering is `llm::provider`'s, sending is `llm::optimized_client`'s.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::tools::tool::ToolSpec;
@@ -124,6 +126,60 @@ pub enum Delta {
     Usage(Usage),
     /// The model is done; nothing that counts comes after.
     Finish(FinishReason),
+}
+
+/// One attempt of a logical request: what a provider may bill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Counts the attempts of the request, from 1.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The tokens that the provider reported before its end.
+    pub usage: Usage,
+    /// From the request sent to the first byte of the answer; none if none came.
+    #[serde(rename = "first_byte_us", default, with = "crate::core::event::micros_if_any")]
+    pub first_byte: Option<Duration>,
+    /// From the request sent to the end.
+    #[serde(rename = "took_us", with = "crate::core::event::micros")]
+    pub took: Duration,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The answer is complete.
+    Done,
+    /// Whoever asked did not wait for its end.
+    Cancelled,
+    /// No connection came about.
+    Unreachable,
+    /// A clock ran out.
+    Stalled,
+    /// The provider limits the rate.
+    RateLimited,
+    /// The provider refused the request, the key or the model.
+    Refused,
+    /// The provider failed.
+    Failed,
+    /// The connection broke, or the answer was not what it should be.
+    Broken,
+}
+
+impl Outcome {
+    /// Every way.
+    pub const ALL: [Self; 8] = [
+        Self::Done,
+        Self::Cancelled,
+        Self::Unreachable,
+        Self::Stalled,
+        Self::RateLimited,
+        Self::Refused,
+        Self::Failed,
+        Self::Broken,
+    ];
 }
 
 /// Why the model stopped.

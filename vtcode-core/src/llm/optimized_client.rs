@@ -5,6 +5,8 @@
 mod clocks;
 mod connect;
 mod error;
+mod ledger;
+mod rate;
 mod retry;
 #[cfg(test)]
 pub(in crate::llm) mod tests;
@@ -12,8 +14,10 @@ pub(in crate::llm) mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -28,13 +32,18 @@ pub(in crate::llm) use self::connect::client as http_client;
 
 pub use self::clocks::Clock;
 pub use self::error::LlmError;
+pub use self::ledger::ClientMetrics;
 
 use self::clocks::Clocks;
+use self::ledger::{Counters, Running};
+use self::rate::{Limiter, Reservation, Told};
 use self::retry::Budget;
 use crate::config::endpoint::Endpoint;
-use crate::config::limits::ClientLimits;
+use crate::config::limits::{ClientLimits, RateLimits};
 use crate::core::conversation::Conversation;
-use crate::llm::message::{Delta, FinishReason, LLMRequest, LLMResponse, Setup, Usage};
+use crate::llm::message::{
+    Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Outcome, Setup, Usage,
+};
 use crate::llm::provider::sse::{SseError, SseParser};
 use crate::llm::provider::{self, DecodeError, Decoder, Provider};
 
@@ -66,6 +75,10 @@ struct Inner {
     http: reqwest::Client,
     url: Url,
     headers: HeaderMap,
+    limiter: Option<Limiter>,
+    counters: Counters,
+    /// True once it was said that the limits cannot be shared with other processes.
+    unshared: AtomicBool,
 }
 
 impl fmt::Debug for OptimizedLLMClient {
@@ -90,15 +103,37 @@ pub enum StreamEvent {
         /// Why the last one failed.
         cause: String,
     },
+    /// A rate limit holds the request back for this long.
+    Waiting {
+        /// The wait.
+        wait: Duration,
+    },
     /// The answer begins.
     FirstByte,
     /// A piece of the answer.
     Delta(Delta),
+    /// An attempt ended, well or not.
+    AttemptEnded(Attempt),
+    /// Something is not as it should be; the request goes on without it.
+    Degraded {
+        /// What, and what it means.
+        what: String,
+    },
 }
 
 impl OptimizedLLMClient {
-    /// Returns a client for an endpoint. Connects to nothing yet.
+    /// Returns a client for an endpoint. Connects to nothing yet. Its rate limits are its own.
     pub fn with_endpoint(endpoint: Endpoint, limits: ClientLimits) -> Result<Self, LlmError> {
+        Self::with_shared_limits(endpoint, limits, None)
+    }
+
+    /// Does the same; its rate limits are shared with all clients of the same account, in this
+    /// process and others, through small files in `folder`.
+    pub fn with_shared_limits(
+        endpoint: Endpoint,
+        limits: ClientLimits,
+        folder: Option<&Path>,
+    ) -> Result<Self, LlmError> {
         let provider = provider::for_wire(endpoint.wire);
         let unusable = |what: String| LlmError::Endpoint { what };
 
@@ -119,8 +154,30 @@ impl OptimizedLLMClient {
 
         let http = http_client(&url, limits.connect)
             .map_err(|error| unusable(format!("no HTTPS here: {}", root_cause(&error))))?;
-        let inner = Inner { endpoint, limits, provider, http, url, headers };
+        // A server of this machine has no limits but those that the user sets.
+        let limited = !connect::is_local(&url) || limits.rate != RateLimits::default();
+        let limiter = limited.then(|| {
+            let account = [url.as_str().as_bytes(), key.unwrap_or_default().as_bytes()];
+            Limiter::new(limits.rate, folder, &account)
+        });
+        let inner = Inner {
+            limiter,
+            endpoint,
+            limits,
+            provider,
+            http,
+            url,
+            headers,
+            counters: Counters::default(),
+            unshared: AtomicBool::new(false),
+        };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns what all requests did so far.
+    #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
+    pub async fn get_metrics(&self) -> ClientMetrics {
+        self.inner.counters.metrics()
     }
 
     /// Returns the translation between the conversation and the endpoint's wire format.
@@ -320,16 +377,32 @@ pub struct ResponseStream {
     failed: Option<LlmError>,
     /// True once words or a call were decoded: another attempt would say them twice.
     committed: bool,
+    /// The place that the attempt took in the rate limits.
+    reservation: Option<Reservation>,
+    running: Option<Running>,
 }
 
+type Reserving = Pin<Box<dyn Future<Output = (Reservation, std::io::Result<()>)> + Send>>;
 type Sending = Pin<Box<dyn Future<Output = reqwest::Result<reqwest::Response>> + Send>>;
 
 enum State {
-    Waiting { until: Instant },
+    /// Before an attempt.
+    Waiting {
+        until: Instant,
+    },
+    Reserving(Reserving),
+    /// Until the rate limits let the attempt go.
+    Limited {
+        until: Instant,
+    },
     Sending(Sending),
     Refused(Refusal),
     Answering(Answer),
-    Draining { response: reqwest::Response, until: Instant, left_bytes: usize },
+    Draining {
+        response: reqwest::Response,
+        until: Instant,
+        left_bytes: usize,
+    },
     Ended,
 }
 
@@ -364,10 +437,18 @@ impl fmt::Debug for ResponseStream {
     }
 }
 
+impl Drop for ResponseStream {
+    /// An answer that nobody waited for is paid for all the same.
+    fn drop(&mut self) {
+        self.attempt_ended(Outcome::Cancelled);
+    }
+}
+
 impl ResponseStream {
     fn new(client: Arc<Inner>, body: Bytes, tools: Vec<String>) -> Self {
         let clocks = Clocks::start(&client.limits);
         let budget = Budget::new(&client.limits);
+        client.counters.request();
         Self {
             client,
             body,
@@ -378,7 +459,14 @@ impl ResponseStream {
             ready: VecDeque::new(),
             failed: None,
             committed: false,
+            reservation: None,
+            running: None,
         }
+    }
+
+    /// Ends the request before its answer did; returns what the attempt came to.
+    pub fn cancel(mut self) -> Option<Attempt> {
+        self.attempt_ended(Outcome::Cancelled)
     }
 
     /// Returns the next event; none after the answer or an error. Dropping the returned future
@@ -408,6 +496,21 @@ impl ResponseStream {
                 if *until > Instant::now() {
                     sleep_until(*until).await;
                 }
+                match self.client.limiter.clone() {
+                    Some(limiter) => {
+                        let bytes = self.body.len();
+                        let reserving = async move { limiter.reserve(bytes).await };
+                        self.state = State::Reserving(Box::pin(reserving));
+                    }
+                    None => self.attempt(),
+                }
+            }
+            State::Reserving(reserving) => {
+                let (reservation, shared) = reserving.await;
+                self.reserved(reservation, shared);
+            }
+            State::Limited { until } => {
+                sleep_until(*until).await;
                 self.attempt();
             }
             State::Sending(sending) => match timeout_at(deadline, sending).await {
@@ -448,7 +551,38 @@ impl ResponseStream {
         }
     }
 
+    /// Takes the place that the rate limits gave.
+    fn reserved(&mut self, reservation: Reservation, shared: std::io::Result<()>) {
+        if let Err(error) = shared
+            && !self.client.unshared.swap(true, Ordering::Relaxed)
+        {
+            self.ready.push_back(StreamEvent::Degraded {
+                what: format!("rate limits are not shared with other runs: {error}"),
+            });
+        }
+        let wait = reservation.wait;
+        if wait >= self.clocks.left() {
+            // Dropped, it gives its place back.
+            drop(reservation);
+            self.failed = Some(LlmError::RateLimited {
+                retry_after: Some(wait),
+                message: "its limits leave no room before that".to_owned(),
+            });
+            self.state = State::Ended;
+            return;
+        }
+        self.reservation = Some(reservation);
+        if wait.is_zero() {
+            self.attempt();
+            return;
+        }
+        self.client.counters.waits(wait);
+        self.ready.push_back(StreamEvent::Waiting { wait });
+        self.state = State::Limited { until: Instant::now() + wait };
+    }
+
     fn attempt(&mut self) {
+        self.running = Some(Running::begin(self.budget.attempt()));
         let client = &self.client;
         self.clocks.attempt();
         let request = client
@@ -462,9 +596,14 @@ impl ResponseStream {
     fn answered(&mut self, response: reqwest::Response) {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let status = response.status();
+        let now = SystemTime::now();
+        let told = Told::read(response.headers(), now);
+        if let Some(limiter) = &self.client.limiter {
+            limiter.told(told);
+        }
         if !status.is_success() {
             let retry_after =
-                header(RETRY_AFTER).and_then(|value| retry::retry_after(value, SystemTime::now()));
+                header(RETRY_AFTER).and_then(|value| retry::retry_after(value, now)).or(told.reset);
             let location = header(LOCATION).map(str::to_owned);
             let until = Instant::now() + MAX_ERROR_WAIT;
             let body = Vec::new();
@@ -501,6 +640,9 @@ impl ResponseStream {
         let State::Answering(answer) = &mut self.state else { return };
         if answer.taken_bytes == 0 {
             self.ready.push_back(StreamEvent::FirstByte);
+            if let Some(running) = &mut self.running {
+                running.first_byte();
+            }
         }
         answer.taken_bytes += bytes.len();
         if answer.taken_bytes > MAX_ANSWER_BYTES {
@@ -567,8 +709,17 @@ impl ResponseStream {
 
     fn give(&mut self, deltas: Vec<Delta>) {
         let finished = deltas.iter().any(|delta| matches!(delta, Delta::Finish(_)));
-        self.committed |= deltas.iter().any(|delta| !matches!(delta, Delta::Usage(_)));
-        self.ready.extend(deltas.into_iter().map(StreamEvent::Delta));
+        for delta in deltas {
+            match (&delta, &mut self.running) {
+                (Delta::Usage(usage), Some(running)) => running.used(*usage),
+                _ => self.committed = true,
+            }
+            self.ready.push_back(StreamEvent::Delta(delta));
+        }
+        if finished {
+            let attempt = self.attempt_ended(Outcome::Done);
+            self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
+        }
         if finished
             && let State::Answering(answer) = std::mem::replace(&mut self.state, State::Ended)
         {
@@ -580,8 +731,32 @@ impl ResponseStream {
         }
     }
 
+    /// Settles what the attempt took, and enters it into the ledger.
+    fn attempt_ended(&mut self, outcome: Outcome) -> Option<Attempt> {
+        let running = self.running.take()?;
+        if let Some(reservation) = self.reservation.take() {
+            match outcome {
+                Outcome::Unreachable => drop(reservation),
+                _ if running.usage() == Usage::default() && outcome != Outcome::Done => {
+                    reservation.failed();
+                }
+                _ => reservation.settle(running.usage()),
+            }
+        }
+        let attempt = running.end(outcome);
+        self.client.counters.attempt(&attempt);
+        Some(attempt)
+    }
+
     /// Ends this attempt: with another one, or for good.
     fn fail(&mut self, error: LlmError) {
+        let attempt = self.attempt_ended(Outcome::from(&error));
+        self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
+        if let (LlmError::RateLimited { retry_after, .. }, Some(limiter)) =
+            (&error, &self.client.limiter)
+        {
+            limiter.refused(*retry_after);
+        }
         let wait = if self.committed { None } else { self.budget.next(&error, self.clocks.left()) };
         let Some(wait) = wait else {
             self.failed = Some(error);

@@ -2,22 +2,21 @@
 //! A price that is not known is not guessed.
 
 use crate::config::endpoint::Wire;
+use crate::config::limits::Price;
 use crate::llm::message::Usage;
 
-struct Price {
+struct Listed {
     wire: Wire,
     /// The beginning of the model's name; the longest that fits counts.
     model: &'static str,
-    input: f64,
-    cached: f64,
-    output: f64,
+    price: Price,
 }
 
-const fn price(wire: Wire, model: &'static str, input: f64, cached: f64, output: f64) -> Price {
-    Price { wire, model, input, cached, output }
+const fn price(wire: Wire, model: &'static str, input: f64, cached: f64, output: f64) -> Listed {
+    Listed { wire, model, price: Price { input, cached, output } }
 }
 
-const PRICES: &[Price] = &[
+const PRICES: &[Listed] = &[
     price(Wire::Anthropic, "claude-opus-4-5", 5.0, 0.5, 25.0),
     price(Wire::Anthropic, "claude-opus-4", 15.0, 1.5, 75.0),
     price(Wire::Anthropic, "claude-sonnet-4", 3.0, 0.3, 15.0),
@@ -32,18 +31,23 @@ const PRICES: &[Price] = &[
     price(Wire::OpenAiChat, "gpt-4o", 2.5, 1.25, 10.0),
 ];
 
-/// Returns what the tokens cost in US dollars; none when the model's price is not known. What a
-/// provider adds for writing to its cache is not counted.
-pub fn cost_usd(wire: Wire, model: &str, usage: Usage) -> Option<f64> {
-    let fits = |price: &&Price| price.wire == wire && model.starts_with(price.model);
-    let price = PRICES.iter().filter(fits).max_by_key(|price| price.model.len())?;
-    let fresh = usage.input_tokens.saturating_sub(usage.cached_input_tokens);
-    let million = |tokens: u64, price: f64| tokens as f64 * price / 1e6;
-    Some(
-        million(fresh, price.input)
-            + million(usage.cached_input_tokens, price.cached)
-            + million(usage.output_tokens, price.output),
-    )
+/// Returns the list price of a model; none when it is not known.
+pub fn listed(wire: Wire, model: &str) -> Option<Price> {
+    let fits = |listed: &&Listed| listed.wire == wire && model.starts_with(listed.model);
+    let listed = PRICES.iter().filter(fits).max_by_key(|listed| listed.model.len())?;
+    Some(listed.price)
+}
+
+impl Price {
+    /// Returns what tokens cost, in US dollars. What a provider adds for writing to its cache is
+    /// not counted.
+    pub fn of(&self, usage: Usage) -> f64 {
+        let fresh = usage.input_tokens.saturating_sub(usage.cached_input_tokens);
+        let million = |tokens: u64, price: f64| tokens as f64 * price / 1e6;
+        million(fresh, self.input)
+            + million(usage.cached_input_tokens, self.cached)
+            + million(usage.output_tokens, self.output)
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +58,8 @@ mod tests {
     fn cached_tokens_cost_less_and_the_longest_name_counts() {
         let usage =
             Usage { input_tokens: 1_000_000, cached_input_tokens: 500_000, output_tokens: 100_000 };
-        let cost = |wire, model| cost_usd(wire, model, usage).map(|c| (c * 1e4).round() / 1e4);
+        let cost =
+            |wire, model| listed(wire, model).map(|price| (price.of(usage) * 1e4).round() / 1e4);
         assert_eq!(cost(Wire::Anthropic, "claude-opus-4-5-20251101"), Some(5.25));
         assert_eq!(cost(Wire::OpenAiChat, "gpt-5-mini"), Some(0.3375));
         assert_eq!(cost(Wire::OpenAiChat, "llama3"), None);

@@ -462,13 +462,15 @@ async fn a_prompt_ends_at_its_limits() {
         assert!(session.transcript().ends_with("beta\n"), "{}", session.transcript());
 
         let mut limits = full();
-        limits.agent.max_tokens = Some(150);
-        let replies = vec![read("a.txt").usage(100, 50, 10), read("b.txt").usage(100, 50, 10)];
+        limits.agent.max_tokens = Some(25_000);
+        let replies = vec![read("a.txt").usage(9000, 50, 10), read("b.txt").usage(9000, 50, 10)];
         let session = Session::new(wire, limits, replies).await;
         let outcome = session.run(&["go"]).await;
-        assert_eq!(outcome.end, Some(End::Limit(Limit::Tokens(150))));
-        assert_eq!(outcome.usage.input_tokens + outcome.usage.output_tokens, 220);
+        // The third request would take 9,000 more.
+        assert_eq!(outcome.end, Some(End::Limit(Limit::Tokens(25_000))));
+        assert_eq!(outcome.usage.input_tokens + outcome.usage.output_tokens, 18_020);
         assert_eq!(outcome.usage.cached_input_tokens, 100);
+        assert!(session.transcript().ends_with("beta\n"), "{}", session.transcript());
 
         let mut limits = full();
         let wall = Duration::from_millis(50);

@@ -5,4 +5,5 @@ mod bad_input;
 mod engine;
 mod journal;
 mod optimization_integration_tests;
+mod rate;
 mod session;

@@ -28,9 +28,10 @@ async fn turns() {
 #[tokio::test]
 async fn tokens() {
     let user = User::new();
-    let model = ScriptedModel::start_with(|_, number| step(number)).await;
-    let exec = user.exec(&model, "go").args(["--max-tokens", "300"]);
-    exec.run().await.exits(4).says("the limit of 300 tokens was reached (--max-tokens)");
+    let model = ScriptedModel::start_with(|_, number| step(number).usage(9000, 0, 10)).await;
+    let exec = user.exec(&model, "go").args(["--max-tokens", "28000"]);
+    // A fourth request would take 9,000 more.
+    exec.run().await.exits(4).says("the limit of 28000 tokens was reached");
     assert_eq!(model.requests().len(), 3);
     assert_eq!(user.folder.snapshot().len(), 3);
 }
@@ -64,4 +65,30 @@ async fn the_environment_and_files_set_them_too() {
     user.exec(&model, "go").env("VTCODE_MAX_TURNS", "2").run().await.exits(4).says("2 turns was");
     let both = user.exec(&model, "go").env("VTCODE_MAX_TURNS", "2").args(["--max-turns", "1"]);
     both.run().await.exits(4).says("the limit of 1 turn");
+}
+
+#[tokio::test]
+async fn a_bound_on_costs_ends_the_task_before_the_request_that_would_pass_it() {
+    let user = User::with([("a.txt", "one\n")]);
+    let read = || call("read_file", json!({"path": "a.txt"}));
+    let replies = vec![read().usage(100_000, 0, 10), read().usage(100_000, 0, 10)];
+    let model = ScriptedModel::start(replies).await;
+    let price = [("VTCODE_PRICE_INPUT", "2"), ("VTCODE_PRICE_OUTPUT", "10")];
+    let mut exec = user.exec(&model, "go").args(["--max-cost", "0.5"]);
+    for (name, value) in price {
+        exec = exec.env(name, value);
+    }
+    // Each costs 20 cents: the third would make it 60.
+    let ran = exec.run().await.exits(4).says("the limit of $0.5 was reached");
+    ran.says("$0.4002");
+    assert_eq!(model.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_bound_on_costs_that_nobody_can_keep_is_refused_before_anything_is_sent() {
+    let user = User::new();
+    let model = ScriptedModel::start(vec![say("never")]).await;
+    let ran = user.exec(&model, "go").args(["--max-cost", "0.5"]).run().await.exits(2);
+    ran.says("set price.input and price.output");
+    assert_eq!(model.requests().len(), 0);
 }

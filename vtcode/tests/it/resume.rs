@@ -50,6 +50,7 @@ async fn the_next_request_begins_with_the_bytes_of_the_last_one() {
         for pair in requests.windows(2) {
             goes_on(&pair[0], &pair[1]);
         }
+        assert!(user.journal().iter().all(|record| record["type"] != "prefix_changed"));
         assert_eq!(requests[3].json()["model"], "scripted");
         assert_eq!(requests[3].wire, requests[0].wire);
     }
@@ -321,4 +322,35 @@ async fn whatever_happened_before_the_conversation_is_the_same() {
             goes_on(last, next);
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_that_begins_otherwise_has_its_cause_in_the_journal() {
+    let user = User::new();
+    let model = ScriptedModel::start(vec![say("One."), say("Two."), say("Three.")]).await;
+    user.exec(&model, "first").run().await.exits(0);
+    user.vtcode(["resume", "--last", "second", "--model", "other"]).run().await.exits(0);
+    user.vtcode(["resume", "--last", "third"]).run().await.exits(0);
+    let journal = user.journal();
+    let changes = journal.iter().filter(|record| record["type"] == "prefix_changed");
+    let changes: Vec<_> = changes.map(|record| &record["change"]).collect();
+    assert_eq!(changes, ["model"]);
+}
+
+#[tokio::test]
+async fn a_cache_that_was_missed_is_told_with_its_cause() {
+    let user = User::with([("a.txt", "one\n")]);
+    let read = || call("read_file", json!({"path": "a.txt"}));
+    let model = ScriptedModel::start(vec![
+        read().usage(5000, 4000, 10),
+        read().usage(6000, 5000, 10),
+        say("One.").usage(7000, 0, 10),
+    ])
+    .await;
+    let ran = user.exec(&model, "what is in a?").run().await.exits(0);
+    ran.says("the provider read 6000 tokens anew: it did not find them");
+    let journal = user.journal();
+    let misses: Vec<_> = journal.iter().filter(|record| record["type"] == "cache_missed").collect();
+    assert_eq!(misses.len(), 1);
+    assert_eq!(misses[0]["cause"], "provider");
 }

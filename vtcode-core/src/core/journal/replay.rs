@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::core::event::{Event, EventKind, SessionHeader};
-use crate::llm::message::{Message, Part, ToolAnswer, ToolCall, Usage, tool_calls, words};
+use crate::core::event::{Event, EventKind, Prefix, SessionHeader};
+use crate::llm::message::{Message, Outcome, Part, ToolAnswer, ToolCall, Usage, tool_calls, words};
 use crate::tools::tool::{Detail, FileChange};
 
 /// What a journal says.
@@ -21,6 +21,8 @@ pub struct Replay {
     pub torn: bool,
     /// Calls that had started and have no result: they may have run.
     pub interrupted: Vec<ToolCall>,
+    /// What the last request began with.
+    pub sent: Option<Prefix>,
     response: Response,
 }
 
@@ -46,7 +48,10 @@ impl Replay {
                 self.end_response();
                 self.messages.push(Message::User { text });
             }
-            EventKind::RequestSent { .. } => self.end_response(),
+            EventKind::RequestSent { prefix, .. } => {
+                self.end_response();
+                self.sent = prefix;
+            }
             // An attempt that gave no call is asked again from scratch.
             EventKind::Retry { .. } if tool_calls(&self.response.parts).next().is_none() => {
                 self.response = Response::default();
@@ -63,6 +68,10 @@ impl Replay {
                 self.response.answers.insert(call_id, answer);
             }
             EventKind::ResponseEnded { usage, .. } => self.usage += usage,
+            // The tokens of a complete answer are those of its end.
+            EventKind::AttemptEnded(attempt) if attempt.outcome != Outcome::Done => {
+                self.usage += attempt.usage;
+            }
             _ => {}
         }
     }

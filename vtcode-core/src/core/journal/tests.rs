@@ -79,7 +79,7 @@ fn story() -> Vec<EventKind> {
     };
     vec![
         EventKind::PromptStarted { text: "fix\nit".to_owned() },
-        EventKind::RequestSent { turn: 1, body_bytes: 10 },
+        EventKind::RequestSent { turn: 1, body_bytes: 10, prefix: None },
         says("I l"),
         EventKind::Retry { attempt: 2, wait: Duration::from_millis(5), cause: "cut".to_owned() },
         EventKind::FirstByte,
@@ -96,7 +96,7 @@ fn story() -> Vec<EventKind> {
         ends("c", Detail::Summary { line: "3 matches".to_owned() }),
         ends("a", files),
         EventKind::Warning { message: "careful".to_owned() },
-        EventKind::RequestSent { turn: 2, body_bytes: 20 },
+        EventKind::RequestSent { turn: 2, body_bytes: 20, prefix: None },
         EventKind::FirstByte,
         says("Done."),
         EventKind::ResponseEnded { finish: FinishReason::Stop, usage: used(20) },

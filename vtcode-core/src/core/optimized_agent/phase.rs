@@ -65,6 +65,8 @@ pub(crate) enum Input {
         usage: Usage,
     },
     AnswerBroke(Failure),
+    /// An attempt that gave no answer used tokens all the same.
+    Spent(Usage),
     /// The call at this place in the answer gave its result.
     CallDone(usize, ToolAnswer),
     /// The prompt must end early.
@@ -126,7 +128,7 @@ pub enum FailureKind {
 }
 
 /// Why a prompt must end early.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Stop {
     Interrupted,
     Limit(Limit),
@@ -134,13 +136,15 @@ pub(crate) enum Stop {
 }
 
 /// A limit that the user set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Limit {
     /// `--max-turns`.
     Turns(u32),
     /// `--max-tokens`.
     Tokens(u64),
+    /// `--max-cost`, in US dollars.
+    Cost(f64),
     /// `--max-wall`.
     Wall(std::time::Duration),
 }
@@ -150,14 +154,21 @@ impl std::fmt::Display for Limit {
         match self {
             Self::Turns(1) => write!(f, "the limit of 1 turn was reached (--max-turns)"),
             Self::Turns(n) => write!(f, "the limit of {n} turns was reached (--max-turns)"),
-            Self::Tokens(n) => write!(f, "the limit of {n} tokens was reached (--max-tokens)"),
+            Self::Tokens(n) => write!(
+                f,
+                "the limit of {n} tokens was reached: the next request would pass it (--max-tokens)"
+            ),
+            Self::Cost(usd) => write!(
+                f,
+                "the limit of ${usd} was reached: the next request would pass it (--max-cost)"
+            ),
             Self::Wall(d) => write!(f, "the time limit of {d:?} was reached (--max-wall)"),
         }
     }
 }
 
 /// How a prompt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum End {
     /// The model said that it is done; its last words.
@@ -188,6 +199,10 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
             task.usage += usage;
             answer_ended(task, answer, finish, limits)
         }
+        (Phase::Asking(mut task, answer), Input::Spent(usage)) => {
+            task.usage += usage;
+            (Phase::Asking(task, answer), Vec::new())
+        }
         (Phase::Asking(task, answer), Input::AnswerBroke(failure)) => {
             answer_broke(task, answer, failure, limits)
         }
@@ -198,6 +213,10 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
         (Phase::Working(task, mut answer), Input::CallDone(index, result)) => {
             answer.done(index, result);
             next_turn(task, answer, limits)
+        }
+        (Phase::Stopping(mut task, answer, end), Input::Spent(usage)) => {
+            task.usage += usage;
+            (Phase::Stopping(task, answer, end), Vec::new())
         }
         (Phase::Stopping(task, mut answer, end), Input::CallDone(index, result)) => {
             answer.done(index, result);
@@ -306,14 +325,8 @@ fn next_turn(mut task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Ve
         return (Phase::Working(task, answer), Vec::new());
     }
     let mut actions = answer.into_messages();
-    let tokens = task.usage.input_tokens + task.usage.output_tokens;
-    let limit = if task.turns >= limits.max_turns {
-        Some(Limit::Turns(limits.max_turns))
-    } else {
-        limits.max_tokens.filter(|max| tokens >= *max).map(Limit::Tokens)
-    };
-    if let Some(limit) = limit {
-        actions.push(finish(End::Limit(limit), &task));
+    if task.turns >= limits.max_turns {
+        actions.push(finish(End::Limit(Limit::Turns(limits.max_turns)), &task));
         return (Phase::Idle, actions);
     }
     task.turns += 1;

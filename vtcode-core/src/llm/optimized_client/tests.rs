@@ -204,6 +204,8 @@ async fn events(client: &OptimizedLLMClient) -> (Vec<StreamEvent>, Option<LlmErr
     let mut events = Vec::new();
     loop {
         match tokio::time::timeout(GUARD, stream.next()).await.expect("an event or the end comes") {
+            // The ledger has tests of its own.
+            Some(Ok(StreamEvent::AttemptEnded(_))) => {}
             Some(Ok(event)) => events.push(event),
             Some(Err(error)) => {
                 assert!(stream.next().await.is_none(), "an error is the end");
@@ -586,7 +588,10 @@ async fn asking_for_an_event_can_be_given_up_and_taken_up_again() {
     tokio::time::timeout(GUARD, all).await.unwrap();
     assert_eq!(retries(&told), 1);
     assert!(told.contains(&StreamEvent::Delta(Delta::Text("whole".to_owned()))), "{told:?}");
-    assert_eq!(told.last(), Some(&StreamEvent::Delta(Delta::Finish(FinishReason::Stop))));
+    let finished = StreamEvent::Delta(Delta::Finish(FinishReason::Stop));
+    assert!(
+        matches!(&told[told.len() - 2..], [last, StreamEvent::AttemptEnded(_)] if *last == finished)
+    );
     assert_eq!(server.requests().len(), 2);
 }
 
@@ -603,5 +608,60 @@ async fn the_engines_way_sends_its_bytes_and_knows_its_tools() {
         told.push(event.unwrap());
     }
     assert!(server.requests()[0].ends_with(r#"{"messages":[{"role":"user","content":"hi"}]}"#));
-    assert_eq!(told.last(), Some(&StreamEvent::Delta(Delta::Finish(FinishReason::ToolCalls))));
+    let finished = StreamEvent::Delta(Delta::Finish(FinishReason::ToolCalls));
+    assert!(told.contains(&finished), "{told:?}");
+}
+
+/// Asks, and returns what each attempt came to.
+async fn attempts(client: &OptimizedLLMClient) -> Vec<Attempt> {
+    let mut stream = client.stream(&LLMRequest::from_prompt("hi"));
+    let mut attempts = Vec::new();
+    while let Some(event) = stream.next().await {
+        if let Ok(StreamEvent::AttemptEnded(attempt)) = event {
+            attempts.push(attempt);
+        }
+    }
+    attempts
+}
+
+#[tokio::test]
+async fn every_attempt_is_a_line_of_the_ledger() {
+    let usage = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3}}"#;
+    let used = || chunk(&format!("data: {usage}\n\n"));
+    let server = Server::start([
+        status(503, "busy"),
+        vec![stream_head(), words("a"), used(), Step::Close],
+        vec![stream_head(), words("b"), used(), finish(), stream_end()],
+    ])
+    .await;
+    let client = server.client();
+    let outcomes = |attempts: &[Attempt]| {
+        let facts = |a: &Attempt| (a.attempt, a.outcome, a.usage.output_tokens);
+        attempts.iter().map(facts).collect::<Vec<_>>()
+    };
+    // Words were given out: the second attempt is the last, and its tokens are counted.
+    let broken = attempts(&client).await;
+    assert_eq!(outcomes(&broken), [(1, Outcome::Failed, 0), (2, Outcome::Broken, 3)]);
+    assert!(broken[0].first_byte.is_none() && broken[1].first_byte.is_some());
+
+    let done = attempts(&client).await;
+    assert_eq!(outcomes(&done), [(1, Outcome::Done, 3)]);
+
+    let metrics = client.get_metrics().await;
+    assert_eq!(metrics.requests, 2);
+    let expected = [(Outcome::Done, 1), (Outcome::Failed, 1), (Outcome::Broken, 1)];
+    assert_eq!(metrics.attempts, expected);
+    assert_eq!((metrics.usage.input_tokens, metrics.usage.output_tokens), (18, 6));
+    assert_eq!(metrics.first_byte.count, 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_waits_for_is_in_the_ledger_too() {
+    let server = Server::start([vec![stream_head(), words("a"), Step::Hang]]).await;
+    let client = server.client();
+    let mut stream = client.stream(&LLMRequest::from_prompt("hi"));
+    while stream.next().await.unwrap().unwrap() != StreamEvent::Delta(Delta::Text("a".to_owned())) {
+    }
+    assert_eq!(stream.cancel().map(|attempt| attempt.outcome), Some(Outcome::Cancelled));
+    assert_eq!(client.get_metrics().await.attempts, [(Outcome::Cancelled, 1)]);
 }

@@ -122,6 +122,7 @@ impl Checker {
                 inputs.push(ended(FinishReason::Refusal));
                 inputs.push(Input::AnswerBroke(failure(FailureKind::Stream)));
                 inputs.push(Input::AnswerBroke(failure(FailureKind::Unavailable)));
+                inputs.push(Input::Spent(Usage::default()));
             }
         }
         inputs.extend(world.running.iter().map(|(at, call)| {
@@ -174,7 +175,7 @@ impl Checker {
                 });
             }
             Input::Stop(_) => (world.stopped, world.stopped_idle) = (true, was_idle),
-            Input::Closed => {}
+            Input::Spent(_) | Input::Closed => {}
         }
         let stopping = matches!(input, Input::Stop(_));
         let (phase, actions) = step(phase, input, &self.limits);
@@ -185,7 +186,11 @@ impl Checker {
                     world.turns = *turn;
                     assert!(*turn <= self.limits.max_turns);
                     world.ask();
-                    events.push(EventKind::RequestSent { turn: *turn, body_bytes: 0 });
+                    events.push(EventKind::RequestSent {
+                        turn: *turn,
+                        body_bytes: 0,
+                        prefix: None,
+                    });
                 }
                 Action::Again { attempt, cause } => {
                     world.ask();
@@ -408,17 +413,6 @@ fn a_prompt_ends_at_its_turns_and_the_results_are_kept() {
     assert_eq!(*end(&actions), End::Limit(Limit::Turns(2)));
     let before_last = &actions[actions.len() - 2];
     assert_eq!(*before_last, Action::Append(Message::Tool { results: vec![result("b")] }));
-}
-
-#[test]
-fn a_prompt_ends_at_its_tokens_but_an_answer_that_is_whole_counts() {
-    let limits = AgentLimits { max_tokens: Some(22), ..limits(usize::MAX) };
-    let (_, actions) = run(&limits, [turn("a"), turn("b")].into_iter().flatten());
-    assert_eq!(*end(&actions), End::Limit(Limit::Tokens(22)));
-
-    let last = [part("done"), ended(FinishReason::Stop)];
-    let (_, actions) = run(&limits, turn("a").into_iter().chain(last));
-    assert_eq!(*end(&actions), End::Done("done".to_owned()));
 }
 
 #[test]

@@ -1,0 +1,136 @@
+//! What became of every attempt: its facts come in as they happen, one [`Attempt`] goes out at its
+//! end, and the sums stay in [`ClientMetrics`]. Knows no price and writes no file: the event
+//! stream carries each attempt to who does.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::core::performance_profiler::{Histogram, Percentiles};
+use crate::llm::message::{Attempt, Outcome, Usage};
+
+use super::error::LlmError;
+
+impl From<&LlmError> for Outcome {
+    fn from(error: &LlmError) -> Self {
+        match error {
+            LlmError::Unreachable { .. } => Self::Unreachable,
+            LlmError::TimedOut { .. } => Self::Stalled,
+            LlmError::RateLimited { .. } => Self::RateLimited,
+            LlmError::Server { .. } => Self::Failed,
+            LlmError::Interrupted { .. } | LlmError::TooLong { .. } | LlmError::Stream(_) => {
+                Self::Broken
+            }
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// The attempt that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    attempt: u32,
+    began: Instant,
+    first_byte: Option<Duration>,
+    usage: Usage,
+}
+
+impl Running {
+    pub(super) fn begin(attempt: u32) -> Self {
+        Self { attempt, began: Instant::now(), first_byte: None, usage: Usage::default() }
+    }
+
+    pub(super) fn first_byte(&mut self) {
+        self.first_byte = Some(self.began.elapsed());
+    }
+
+    pub(super) fn used(&mut self, usage: Usage) {
+        self.usage = usage;
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    pub(super) fn end(self, outcome: Outcome) -> Attempt {
+        Attempt {
+            attempt: self.attempt,
+            outcome,
+            usage: self.usage,
+            first_byte: self.first_byte,
+            took: self.began.elapsed(),
+        }
+    }
+}
+
+/// What the client did so far, all requests together.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ClientMetrics {
+    /// Logical requests.
+    pub requests: u64,
+    /// Attempts, by how they ended; those that never happened are left out.
+    pub attempts: Vec<(Outcome, u64)>,
+    /// Requests that had to wait for a rate limit, and their waits together.
+    pub waits: u64,
+    /// The time of those waits.
+    pub waited: Duration,
+    /// Tokens that the provider reported, all attempts together.
+    pub usage: Usage,
+    /// From a request sent to the first byte of its answer.
+    pub first_byte: Percentiles,
+}
+
+/// The sums behind [`ClientMetrics`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    requests: AtomicU64,
+    attempts: [AtomicU64; Outcome::ALL.len()],
+    waits: AtomicU64,
+    waited_us: AtomicU64,
+    input: AtomicU64,
+    cached: AtomicU64,
+    output: AtomicU64,
+    first_byte: Histogram,
+}
+
+impl Counters {
+    pub(super) fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn waits(&self, wait: Duration) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        let wait = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        self.waited_us.fetch_add(wait, Ordering::Relaxed);
+    }
+
+    pub(super) fn attempt(&self, attempt: &Attempt) {
+        let order = Ordering::Relaxed;
+        self.attempts[attempt.outcome as usize].fetch_add(1, order);
+        self.input.fetch_add(attempt.usage.input_tokens, order);
+        self.cached.fetch_add(attempt.usage.cached_input_tokens, order);
+        self.output.fetch_add(attempt.usage.output_tokens, order);
+        if let Some(first_byte) = attempt.first_byte {
+            self.first_byte.record(first_byte);
+        }
+    }
+
+    pub(super) fn metrics(&self) -> ClientMetrics {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let attempts = Outcome::ALL.into_iter().zip(self.attempts.iter().map(read));
+        ClientMetrics {
+            requests: read(&self.requests),
+            attempts: attempts.filter(|(_, count)| *count > 0).collect(),
+            waits: read(&self.waits),
+            waited: Duration::from_micros(read(&self.waited_us)),
+            usage: Usage {
+                input_tokens: read(&self.input),
+                cached_input_tokens: read(&self.cached),
+                output_tokens: read(&self.output),
+            },
+            first_byte: self.first_byte.percentiles(),
+        }
+    }
+}
