@@ -16,6 +16,7 @@ mod local;
 mod sessions;
 mod setup;
 mod terminal;
+mod undo;
 
 use args::{Args, Command};
 use exit::Exit;
@@ -61,6 +62,7 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Exec(exec)) => exec::run(exec).await,
         Some(Command::Resume(resume)) => exec::resume(resume).await,
         Some(Command::Sessions(sessions)) => sessions::run(&sessions),
+        Some(Command::Undo(undo)) => undo::run(&undo),
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),
         Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),

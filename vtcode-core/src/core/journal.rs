@@ -222,6 +222,11 @@ impl Journal {
         self.dir.join("spool")
     }
 
+    /// Returns the session's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn failed(&self, cause: io::Error) -> JournalError {
         JournalError::Unwritable { path: self.dir.join("journal.jsonl"), cause }
     }

@@ -14,4 +14,5 @@ mod screen;
 mod secrets;
 mod sessions;
 mod tools;
+mod undo;
 mod user;

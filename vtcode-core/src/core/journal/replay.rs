@@ -17,6 +17,8 @@ pub struct Replay {
     pub usage: Usage,
     /// Every change to a file, in order.
     pub changes: Vec<FileChange>,
+    /// Model requests so far.
+    pub turns: u32,
     /// True when the last line was torn, so that its event is lost.
     pub torn: bool,
     /// Calls that had started and have no result: they may have run.
@@ -46,7 +48,10 @@ impl Replay {
                 self.end_response();
                 self.messages.push(Message::User { text });
             }
-            EventKind::RequestSent { .. } => self.end_response(),
+            EventKind::RequestSent { .. } => {
+                self.turns += 1;
+                self.end_response();
+            }
             // An attempt that gave no call is asked again from scratch.
             EventKind::Retry { .. } if tool_calls(&self.response.parts).next().is_none() => {
                 self.response = Response::default();
