@@ -429,6 +429,9 @@ pub(crate) async fn work(
     engine.close_input();
     let result = until_done(&engine).await;
     pipeline.shutdown().await;
+    // What still runs in the background ends here.
+    drop((engine, pipeline));
+    kept.after_command();
     tell(&kept);
     entry.status = match &result {
         Ok(AgentOutcome { end: Some(End::Done(_)), .. }) => SessionStatus::Done,

@@ -15,13 +15,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod commands;
+mod git;
 mod record;
 mod restore;
 mod store;
 
+pub use commands::Covered;
 pub use record::State;
 pub use restore::{Conflict, Plan, Restored, Turn, UndoError, Which};
 
+use commands::Watch;
 use record::{Change, Record};
 use store::{Kept, Store};
 
@@ -43,6 +47,7 @@ struct Inner {
     kept: HashSet<PathBuf>,
     notes: Notes,
     changed: bool,
+    watch: Watch,
 }
 
 /// What the user should know, each kind of it once.
@@ -109,6 +114,7 @@ impl Preimages {
             kept: HashSet::new(),
             notes,
             changed: false,
+            watch: Watch::default(),
         };
         Self { dir, inner: Mutex::new(inner) }
     }
@@ -166,6 +172,7 @@ impl Preimages {
         after: impl FnOnce(&State) -> State,
     ) -> Announced {
         let mut inner = self.lock();
+        inner.settle(&self.dir);
         // What was there before the turn counts; of what the turn itself wrote the hash is enough.
         let first = !inner.kept.contains(&path);
         let before = inner.state(found, first);
@@ -177,6 +184,7 @@ impl Preimages {
         inner.next_id += 1;
         inner.changed = true;
         let after = after(&before);
+        inner.tool_wrote(&path, &after);
         let change = Change { id, turn: inner.turn, path: path.clone(), before, after };
         match inner.append(&self.dir, &Record::Change(change)) {
             Ok(()) => {

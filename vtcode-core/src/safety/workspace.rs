@@ -170,6 +170,18 @@ impl Workspace {
         &self.roots[0].path
     }
 
+    /// Returns the folders whose files may be changed, none of them inside another one.
+    pub(in crate::safety) fn writable_folders(&self) -> Vec<PathBuf> {
+        let paths = || self.roots.iter().filter(|root| root.writable).map(|root| &root.path);
+        let alone = |path: &PathBuf| !paths().any(|other| path != other && path.starts_with(other));
+        paths().filter(|path| alone(path)).cloned().collect()
+    }
+
+    /// Returns who keeps what is changed, if anybody does.
+    pub fn preimages(&self) -> Option<&Arc<Preimages>> {
+        self.roots.preimages.as_ref()
+    }
+
     /// Returns what the model has seen of each file.
     pub fn versions(&self) -> &Versions {
         &self.versions

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
-use vtcode_testkit::{Fault, Reply, ScriptedModel, call, say};
+use vtcode_testkit::{Reply, ScriptedModel, call, say};
 
 use crate::user::User;
 
@@ -102,4 +103,80 @@ async fn what_the_tools_did_is_taken_back_turn_by_turn() {
     }
     assert_eq!(tree(root), after, "an undo can be undone");
     user.vtcode(["undo", "--redo"]).run().await.exits(2).says("nothing to redo");
+}
+
+fn git(folder: &Path, args: &[&str]) {
+    let mut git = Command::new("git");
+    git.current_dir(folder).args(["-c", "user.name=n", "-c", "user.email=e@e"]);
+    git.args(["-c", "init.defaultBranch=main"]).args(args);
+    let ran = git.env("GIT_CONFIG_GLOBAL", "/dev/null").output().unwrap();
+    assert!(ran.status.success(), "{args:?}: {ran:?}");
+}
+
+/// A repository with a second branch, changes that are not committed and files it ignores.
+fn repository() -> User {
+    let user = files();
+    let root = user.folder.path();
+    symlink("src/a.rs", root.join("link")).unwrap();
+    user.folder.write(".gitignore", "target/\n*.log\n");
+    user.folder.write("docs/deep/page.md", "page\n");
+    git(root, &["init", "-q"]);
+    git(root, &["add", "."]);
+    git(root, &["commit", "-q", "-m", "one"]);
+    git(root, &["checkout", "-q", "-b", "other"]);
+    user.folder.write("src/a.rs", "other\n");
+    user.folder.write("src/only.rs", "only here\n");
+    git(root, &["add", "."]);
+    git(root, &["commit", "-q", "-m", "two"]);
+    git(root, &["checkout", "-q", "main"]);
+    user.folder.write("src/b.rs", "not committed\n");
+    user.folder.write("notes.txt", "not known to git\n");
+    user.folder.write("target/out", "made\n");
+    user
+}
+
+const COMMANDS: [&str; 14] = [
+    "rm notes.txt src/a.rs",
+    "rm -rf src docs",
+    "sed -i s/e/E/ src/a.rs src/b.rs notes.txt run.sh",
+    "chmod 755 run.sh; chmod 600 notes.txt; chmod 700 src",
+    "mv src lib; mv notes.txt lib/",
+    "git checkout -q -f other",
+    "git stash -q -u",
+    "git clean -qfd; git reset -q --hard",
+    "mkdir -p new/deep && echo x > new/deep/file && ln -s new/deep/file short",
+    "rm link; echo real > link",
+    "rm -r docs; echo now a file > docs",
+    "echo more >> notes.txt; echo more >> src/a.rs",
+    "chmod 444 notes.txt; rm -f run.sh",
+    "touch src/a.rs; echo x > x.tmp; rm x.tmp",
+];
+
+#[tokio::test]
+async fn what_a_command_did_is_taken_back() {
+    for in_git in [true, false] {
+        for command in COMMANDS {
+            let user = repository();
+            let root = user.folder.path();
+            if !in_git {
+                fs::remove_dir_all(root.join(".git")).unwrap();
+                if command.contains("git ") {
+                    continue;
+                }
+            }
+            let before = tree(root);
+            session(&user, vec![run(command)]).await;
+            let after = tree(root);
+            if command.contains("x.tmp") {
+                assert_eq!(after, before, "{command}");
+                user.vtcode(["undo"]).run().await.exits(2).says("nothing to undo");
+                continue;
+            }
+            assert_ne!(after, before, "{command}");
+            let said = user.vtcode(["undo"]).run().await.exits(0);
+            assert_eq!(tree(root), before, "{command}, git: {in_git}\n{said}");
+            user.vtcode(["undo", "--redo"]).run().await.exits(0);
+            assert_eq!(tree(root), after, "{command}, git: {in_git}, again");
+        }
+    }
 }

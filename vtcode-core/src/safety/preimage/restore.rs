@@ -258,6 +258,9 @@ impl Preimages {
                 (State::Unknown { why }, _) | (_, State::Unknown { why }) => {
                     plan.lost.push((path, why.clone()));
                 }
+                (State::File { hash, bytes, .. }, _) if !self.lock().store.has(hash, *bytes) => {
+                    plan.lost.push((path, "its content was not kept".to_owned()));
+                }
                 _ => plan.steps.push(Step { path, before, after }),
             }
         }

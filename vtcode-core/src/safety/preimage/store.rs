@@ -131,6 +131,11 @@ impl Store {
         *self.used()
     }
 
+    /// Returns whether a content is there.
+    pub(super) fn has(&self, hash: &str, bytes: u64) -> bool {
+        self.holds(&Kept { hash: hash.to_owned(), bytes })
+    }
+
     fn holds(&self, kept: &Kept) -> bool {
         // A content of another length was torn by a machine that died.
         let there = std::fs::symlink_metadata(self.path(&kept.hash));
