@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use vtcode_testkit::{Reply, ScriptedModel, call, say};
+use vtcode_testkit::{Fault, Reply, ScriptedModel, call, say};
 
 use crate::user::User;
 
@@ -178,5 +178,162 @@ async fn what_a_command_did_is_taken_back() {
             user.vtcode(["undo", "--redo"]).run().await.exits(0);
             assert_eq!(tree(root), after, "{command}, git: {in_git}, again");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_changed_since_is_left_alone_and_so_is_all_of_its_turn() {
+    let user = files();
+    let root = user.folder.path();
+    session(&user, vec![edit("src/a.rs", "one", "eins").and(edit("src/b.rs", "bee", "Biene"))])
+        .await;
+    user.folder.write("src/a.rs", "mine\n");
+    let now = tree(root);
+    let ran = user.vtcode(["undo"]).run().await.exits(1);
+    let ran = ran.says("nothing was restored: a path was changed since").says("-mine");
+    assert!(ran.stdout.is_empty() && !ran.stderr.contains("b.rs"), "{ran}");
+    assert_eq!(tree(root), now);
+    let json = user.vtcode(["undo", "--json"]).run().await.exits(1).lines();
+    assert_eq!(json[0]["type"], "changed_since");
+    assert_eq!(json[0]["path"], "src/a.rs");
+    user.folder.write("src/a.rs", "eins\ntwo\n");
+    let ran = user.vtcode(["undo", "--dry-run"]).run().await.exits(0);
+    ran.prints("would restore: src/a.rs +1 −1\nwould restore: src/b.rs +1 −1\n");
+    let ran = user.vtcode(["undo"]).run().await.exits(0);
+    ran.prints("restored: src/a.rs +1 −1\nrestored: src/b.rs +1 −1\n");
+    assert_eq!(user.folder.read("src/a.rs"), "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn a_work_of_the_users_between_two_turns_is_not_lost_by_undoing_all() {
+    let user = files();
+    session(&user, vec![edit("src/a.rs", "one", "eins")]).await;
+    user.folder.write("src/a.rs", "eins\nmy own line\n");
+    let model = ScriptedModel::start(vec![edit("src/a.rs", "eins", "uno"), say("Done.")]).await;
+    let url = model.openai_url();
+    user.vtcode(["resume", "--last", "--base-url", &url, "go"]).run().await.exits(0);
+    user.vtcode(["undo", "--all"]).run().await.exits(1).says("somebody else changed it");
+    assert_eq!(user.folder.read("src/a.rs"), "uno\nmy own line\n");
+    user.vtcode(["undo"]).run().await.exits(0);
+    assert_eq!(user.folder.read("src/a.rs"), "eins\nmy own line\n");
+    user.vtcode(["undo"]).run().await.exits(1).says("is not what the session left");
+}
+
+#[tokio::test]
+async fn a_session_that_runs_is_not_undone_and_another_folders_is_not_meant() {
+    let user = files();
+    session(&user, vec![write("new.txt", "x\n")]).await;
+    let id = user.session_ids().remove(0);
+    let stalls = say("").fault(Fault::StallAfterEvents(0));
+    let model = ScriptedModel::start(vec![stalls]).await;
+    let url = model.openai_url();
+    let running = user.vtcode(["resume", &id, "--base-url", &url, "go"]).start();
+    model.wait_for_requests(1).await;
+    user.vtcode(["undo"]).run().await.exits(2).says("is in use by another process");
+    running.signal(rustix::process::Signal::INT);
+    running.end().await.exits(130);
+    let elsewhere = user.vtcode(["undo"]).in_folder("/");
+    elsewhere.run().await.exits(2).says("no session of this folder");
+    assert!(user.folder.path().join("new.txt").exists());
+    let named = user.vtcode(["undo", "--session", &id[..13], "--turn", "1"]).in_folder("/");
+    named.run().await.exits(0).prints("restored: new.txt (deleted) +0 −1\n");
+    assert!(!user.folder.path().join("new.txt").exists());
+    user.vtcode(["undo", "--turn", "7"]).run().await.exits(2).says("turn 7 changed nothing");
+    user.vtcode(["sessions", "delete", &id]).run().await.exits(0);
+    assert!(user.session_ids().is_empty(), "what was kept is gone, too");
+}
+
+#[tokio::test]
+async fn what_is_not_kept_is_said_and_the_edit_goes_on() {
+    let user = files();
+    user.configure("[undo]\nmax_mb = 1\n");
+    user.folder.write("large.txt", format!("{}\nend\n", "x".repeat(2 << 20)));
+    let turn = edit("large.txt", "\nend\n", "\nEND\n").and(edit("src/a.rs", "one", "eins"));
+    let model = ScriptedModel::start(vec![turn, say("Done.")]).await;
+    let ran = user.exec(&model, "go").run().await.exits(0);
+    let ran = ran.says("large.txt` cannot be restored by `vtcode undo`: the 1 MiB kept for undo");
+    assert_eq!(ran.stderr.matches("cannot be restored").count(), 1, "{ran}");
+    assert!(user.folder.read("large.txt").ends_with("END\n"));
+    let ran = user.vtcode(["undo"]).run().await.exits(1);
+    assert!(ran.stdout.contains("restored: src/a.rs") && ran.stdout.contains("not restored: "));
+    assert!(user.folder.read("large.txt").ends_with("END\n"));
+    assert_eq!(user.folder.read("src/a.rs"), "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn a_place_that_cannot_be_written_stops_no_edit() {
+    let user = files();
+    let sessions = user.state().join("sessions");
+    let model = ScriptedModel::start_with(move |_, number| -> Reply {
+        if number > 0 {
+            return say("Done.");
+        }
+        // Also as root nobody can make a folder where a file is.
+        let folders = fs::read_dir(&sessions).unwrap().map(|entry| entry.unwrap().path());
+        let session = folders.into_iter().find(|path| path.is_dir()).unwrap();
+        fs::write(session.join("undo"), "in the way").unwrap();
+        edit("src/a.rs", "one", "eins")
+    })
+    .await;
+    let ran = user.exec(&model, "go").run().await.exits(0);
+    ran.says("cannot be undone from here on");
+    assert_eq!(user.folder.read("src/a.rs"), "eins\ntwo\n");
+}
+
+#[tokio::test]
+async fn odd_names_and_things_that_are_no_files_are_taken_along() {
+    let user = files();
+    let root = user.folder.path();
+    let before = tree(root);
+    let odd = r"printf 'x' > $'two\nlines'; printf 'y' > $'\xff'; mkfifo pipe; rm src/b.rs";
+    session(&user, vec![run(odd)]).await;
+    fs::remove_file(root.join("pipe")).unwrap();
+    let ran = user.vtcode(["undo"]).run().await;
+    assert_eq!(tree(root), before, "{ran}");
+    assert!(ran.stdout.contains("restored: two lines (deleted)"), "{ran}");
+}
+
+/// A small random number from a seed.
+fn next(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % below
+}
+
+#[tokio::test]
+async fn whatever_a_session_did_undoing_all_gives_the_first_tree_back() {
+    const NAMES: [&str; 6] = ["src/a.rs", "src/b.rs", "notes.txt", "new/x/y.txt", "run.sh", "z"];
+    for first in 0..6u64 {
+        let mut seed = first + 1;
+        let user = repository();
+        let root = user.folder.path();
+        let before = tree(root);
+        let mut did = Vec::new();
+        let mut turns = Vec::new();
+        for _ in 0..10 {
+            let name = NAMES[next(&mut seed, 6) as usize];
+            let number = next(&mut seed, 100);
+            turns.push(match next(&mut seed, 4) {
+                0 => {
+                    did.push(format!("write {name}"));
+                    let content = format!("{number}\n");
+                    // A file not read is refused the first time.
+                    write(name, &content).and(write(name, &content))
+                }
+                1 => {
+                    did.push(format!("delete {name}"));
+                    patch(&format!("*** Delete File: {name}"))
+                }
+                _ => {
+                    let command = COMMANDS[next(&mut seed, 14) as usize];
+                    did.push(command.to_owned());
+                    run(command)
+                }
+            });
+        }
+        session(&user, turns).await;
+        let list = user.vtcode(["undo", "--list"]).run().await.exits(0);
+        let ran = user.vtcode(["undo", "--all"]).run().await.exits(0);
+        assert_eq!(tree(root), before, "{did:#?}\n{list}\n{ran}");
+        assert!(did.len() == 10 && !list.stdout.is_empty());
     }
 }
