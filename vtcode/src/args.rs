@@ -27,6 +27,7 @@ pub(crate) enum Command {
     Resume(Resume),
     Sessions(Sessions),
     Undo(Undo),
+    Doctor(Doctor),
     #[cfg(feature = "demo")]
     Demo(Demo),
     Config(Config),
@@ -164,6 +165,17 @@ pub(crate) struct Undo {
     /// Say what would be restored, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say what works here: provider, key, configuration, terminal, state folder
+#[derive(Debug, Parser)]
+pub(crate) struct Doctor {
+    /// Ask no server whether it is there
+    #[arg(long)]
+    pub(crate) offline: bool,
     /// Print one JSON object a line
     #[arg(long)]
     pub(crate) json: bool,

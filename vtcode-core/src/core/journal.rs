@@ -15,10 +15,12 @@ use crate::core::event::{Event, EventKind, SessionHeader};
 
 mod index;
 mod replay;
+mod usage;
 
 pub use index::{SessionEntry, SessionStatus};
 pub use replay::Replay;
 pub(crate) use replay::is_silent;
+pub use usage::DiskUsage;
 
 /// The version of the records written by this build.
 pub const FORMAT: u32 = 1;
@@ -164,6 +166,12 @@ impl Sessions {
                 Ok(id)
             }
         }
+    }
+
+    /// Returns what all sessions together use of the disk.
+    pub fn disk_usage(&self) -> Result<DiskUsage, JournalError> {
+        let failed = |cause| JournalError::Unwritable { path: self.dir.clone(), cause };
+        usage::of(&self.dir, self.list()?.len()).map_err(failed)
     }
 
     fn index_path(&self) -> PathBuf {

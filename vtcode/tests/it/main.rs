@@ -3,6 +3,7 @@
 
 mod answers;
 mod demo;
+mod doctor;
 mod failures;
 mod interrupt;
 mod json;
