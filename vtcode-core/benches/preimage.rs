@@ -27,9 +27,9 @@ fn edit(workspace: &Workspace, content: &[u8]) -> Duration {
     began.elapsed()
 }
 
-fn quantile(all: &mut [Duration], part: f64) -> f64 {
+fn quantile(all: &mut [Duration], percent: usize) -> f64 {
     all.sort_unstable();
-    all[((all.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e6
+    all[(all.len() - 1) * percent / 100].as_secs_f64() * 1e6
 }
 
 fn open(folder: &Path) -> Workspace {
@@ -55,10 +55,10 @@ fn main() {
     }
     println!("replacing a file of 100 kB, {ROUNDS} times, µs");
     for (name, all) in [("without", &mut without), ("with", &mut with)] {
-        let (half, most) = (quantile(all, 0.5), quantile(all, 0.95));
+        let (half, most) = (quantile(all, 50), quantile(all, 95));
         println!("  {name:<8} pre-image: median {half:8.1}, p95 {most:8.1}");
     }
-    let cost = quantile(&mut with, 0.5) - quantile(&mut without, 0.5);
+    let cost = quantile(&mut with, 50) - quantile(&mut without, 50);
     println!(
         "  the pre-image costs {cost:.1} (target: 500), {} bytes kept",
         preimages.used_bytes()

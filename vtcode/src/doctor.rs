@@ -168,7 +168,7 @@ async fn provider(settings: &Settings, env: &Env, offline: bool, findings: &mut 
     match endpoint.key {
         Some(_) => findings.ok("key", format!("set in ${key}")),
         None => {
-            findings.note("key", "none; a local server needs none", "set it if the server asks")
+            findings.note("key", "none; a local server needs none", "set it if the server asks");
         }
     }
     if offline {

@@ -35,8 +35,9 @@ async fn where_all_is_well_it_says_so_and_never_the_key() {
 
 #[tokio::test]
 async fn it_ends_as_a_task_would() {
-    // What is wrong, and with which variables.
-    let cases: [(&str, &str, &[(&str, &str)]); 4] = [
+    /// What is wrong, for which configuration and which variables.
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+    let cases: [Case<'_>; 4] = [
         ("reach", "", &[("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")]),
         ("provider", "", &[("VTCODE_PROVIDER", "anthropic")]),
         ("provider", "", &[("VTCODE_PROVIDER", "nobody")]),

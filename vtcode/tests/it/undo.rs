@@ -337,3 +337,35 @@ async fn whatever_a_session_did_undoing_all_gives_the_first_tree_back() {
         assert!(did.len() == 10 && !list.stdout.is_empty());
     }
 }
+
+#[tokio::test]
+async fn what_a_command_in_the_background_does_is_taken_back_and_the_tools_work_beside_it_too() {
+    let user = repository();
+    let root = user.folder.path();
+    let before = tree(root);
+    let server = "echo begun > bg.txt; echo changed >> notes.txt; echo ready; sleep 1000";
+    let turns = vec![
+        call("run_command", json!({"command": server, "background": true})),
+        edit("src/a.rs", "one", "eins"),
+        run("rm src/b.rs; echo more >> bg.txt"),
+    ];
+    session(&user, turns).await;
+    assert_eq!(user.folder.read("bg.txt"), "begun\nmore\n");
+    user.vtcode(["undo", "--all"]).run().await.exits(0);
+    assert_eq!(tree(root), before);
+}
+
+#[tokio::test]
+async fn a_repositorys_filter_is_never_run_for_undo() {
+    let user = repository();
+    let root = user.folder.path();
+    let ran = user.home.path().join("ran");
+    git(root, &["config", "filter.evil.clean", &format!("touch {}; cat", ran.display())]);
+    git(root, &["config", "core.fsmonitor", &format!("touch {}", ran.display())]);
+    user.folder.write(".gitattributes", "* filter=evil\n");
+    let before = tree(root);
+    session(&user, vec![run("echo x >> src/a.rs; rm run.sh src/b.rs")]).await;
+    user.vtcode(["undo"]).run().await.exits(0);
+    assert_eq!(tree(root), before);
+    assert!(!ran.exists());
+}

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::git::Index;
@@ -33,7 +33,8 @@ pub struct Covered {
 /// What is known of the workspace from the last look.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    workspace: Weak<Workspace>,
+    /// Held only while something is to be looked for: it holds us, too.
+    workspace: Option<Arc<Workspace>>,
     /// Commands that run.
     live: usize,
     /// The turn that what they changed belongs to, while that was not looked for yet.
@@ -146,7 +147,7 @@ impl Inner {
             self.notes.add("not all that commands change can be undone", &why);
         }
         self.watch = Watch {
-            workspace: Arc::downgrade(workspace),
+            workspace: Some(Arc::clone(workspace)),
             live: self.watch.live,
             pending: None,
             seen,
@@ -159,8 +160,7 @@ impl Inner {
     /// Writes down what differs from the last look, if a command ran since.
     pub(super) fn settle(&mut self, dir: &Path) {
         let Some(turn) = self.watch.pending else { return };
-        let (Some(workspace), Some(began_at)) =
-            (self.watch.workspace.upgrade(), self.watch.began_at)
+        let (Some(workspace), Some(began_at)) = (self.watch.workspace.clone(), self.watch.began_at)
         else {
             return;
         };
@@ -194,7 +194,7 @@ impl Inner {
             let before = match before {
                 Some(What::Known(state)) => state,
                 Some(What::InGit { id, index, bytes, mode }) => {
-                    match self.from_git(&mut git, index, &id, bytes) {
+                    match self.take_from_git(&mut git, index, &id, bytes) {
                         Ok(kept) => State::File { hash: kept, bytes, mode },
                         Err(why) => State::Unknown { why },
                     }
@@ -226,9 +226,12 @@ impl Inner {
             }
         }
         self.watch.pending = (self.watch.live > 0).then_some(self.turn);
+        if self.watch.pending.is_none() {
+            self.watch.workspace = None;
+        }
     }
 
-    fn from_git(
+    fn take_from_git(
         &mut self,
         asked: &mut BTreeMap<usize, super::git::Contents>,
         index: usize,
@@ -285,7 +288,11 @@ fn walk(folders: &[PathBuf], began: Instant) -> Walked {
     for folder in folders {
         let mut walk = ignore::WalkBuilder::new(folder);
         walk.hidden(false).git_global(false).require_git(false).follow_links(false);
-        walk.filter_entry(|entry| entry.file_name() != ".git");
+        walk.filter_entry(|entry| {
+            let name = entry.file_name().to_string_lossy();
+            // Ours is there for a moment only.
+            name != ".git" && !(name.starts_with(".vtcode-") && name.ends_with(".tmp"))
+        });
         for entry in walk.build() {
             if walked.found.len() == FILES || began.elapsed() > LOOK {
                 walked.cut = true;

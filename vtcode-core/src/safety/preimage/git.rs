@@ -82,8 +82,8 @@ impl Index {
         let entry = self.entries.get(path.strip_prefix(&self.worktree).ok()?)?;
         let executable = if stat.mode() & 0o100 != 0 { 0o100_755 } else { 0o100_644 };
         let now = Entry {
-            changed: (stat.ctime() as u32, stat.ctime_nsec() as u32),
-            modified: (stat.mtime() as u32, stat.mtime_nsec() as u32),
+            changed: (low(stat.ctime()), low(stat.ctime_nsec())),
+            modified: (low(stat.mtime()), low(stat.mtime_nsec())),
             inode: stat.ino() as u32,
             mode: executable,
             bytes: stat.len() as u32,
@@ -154,6 +154,11 @@ impl Drop for Contents {
     }
 }
 
+/// Returns the lowest 32 bits, which are all that an index has of a time.
+fn low(number: i64) -> u32 {
+    number.cast_unsigned() as u32
+}
+
 fn small(path: &Path) -> Option<String> {
     let file =
         std::fs::File::open(path).ok().filter(|f| f.metadata().is_ok_and(|m| m.is_file()))?;
@@ -221,4 +226,64 @@ fn parse(bytes: &[u8], id_bytes: usize) -> Option<HashMap<PathBuf, Entry>> {
         }
     }
     Some(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    fn git(folder: &Path, args: &[&str]) {
+        let mut git = Command::new("git");
+        git.current_dir(folder).env("GIT_CONFIG_GLOBAL", "/dev/null");
+        let ran = git.args(args).output().unwrap();
+        assert!(ran.status.success(), "{args:?}: {ran:?}");
+    }
+
+    #[test]
+    fn what_git_holds_is_known_in_each_version_of_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let names = ["a", "deep/er/file.txt", "deep/er/file.txt.more", "exe"];
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        std::fs::create_dir_all(root.join("deep/er")).unwrap();
+        for name in names {
+            let mut file = std::fs::File::create(root.join(name)).unwrap();
+            write!(file, "content of {name}\0\n").unwrap();
+            file.set_modified(hour_ago).unwrap();
+        }
+        git(&root, &["init", "-q"]);
+        git(&root, &["add", "."]);
+        for version in ["2", "4"] {
+            git(&root, &["update-index", "--index-version", version]);
+            let index = Index::of(&root.join("deep")).unwrap();
+            let mut contents = index.contents().unwrap();
+            for name in names {
+                let path = root.join(name);
+                let id = index.holds(&path, &path.metadata().unwrap());
+                let id = id.unwrap_or_else(|| panic!("{name} is not held, version {version}"));
+                assert_eq!(contents.get(&id).unwrap(), std::fs::read(&path).unwrap());
+            }
+            assert!(contents.get(&"0".repeat(40)).is_err());
+            assert!(contents.get("HEAD:").is_err());
+        }
+        let index = Index::of(&root).unwrap();
+        std::fs::write(root.join("a"), "content of A\0\n").unwrap();
+        let stat = std::fs::metadata(root.join("a")).unwrap();
+        assert_eq!(index.holds(&root.join("a"), &stat), None, "it changed, with the same length");
+        assert_eq!(index.holds(&root.join("new"), &stat), None);
+    }
+
+    #[test]
+    fn what_is_no_index_is_none() {
+        for bytes in [&b""[..], b"DIRC", b"DIRC\0\0\0\x09\0\0\0\0", b"DIRC\0\0\0\x02\0\0\0\x05abc"]
+        {
+            assert!(parse(bytes, 20).is_none(), "{bytes:?}");
+        }
+        assert!(parse(b"DIRC\0\0\0\x02\0\0\0\0", 20).unwrap().is_empty());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(".git"), "gitdir: /nowhere\n").unwrap();
+        assert!(Index::of(dir.path()).is_none());
+    }
 }
