@@ -95,7 +95,7 @@ impl Preimages {
             notes.add("what earlier turns changed cannot be undone", &error);
             Vec::new()
         });
-        let (mut turn, mut next_id) = (turns, 0);
+        let (mut turn, mut next_id, mut cut_off) = (turns, 0, None);
         for record in &records {
             match record {
                 Record::Change(change) => {
@@ -103,8 +103,14 @@ impl Preimages {
                     next_id = next_id.max(change.id + 1);
                 }
                 Record::Cancelled { .. } => {}
+                Record::CommandStarted { turn } => cut_off = Some(*turn),
+                Record::CommandsSettled => cut_off = None,
                 Record::Undone { by, .. } => turn = turn.max(*by),
             }
+        }
+        if let Some(turn) = cut_off {
+            let what = format!("what a command of turn {turn} changed cannot be undone");
+            notes.add(&what, &"the process died while it ran");
         }
         let inner = Inner {
             turn,
@@ -182,12 +188,12 @@ impl Preimages {
         }
         let id = inner.next_id;
         inner.next_id += 1;
-        inner.changed = true;
         let after = after(&before);
         inner.tool_wrote(&path, &after);
         let change = Change { id, turn: inner.turn, path: path.clone(), before, after };
         match inner.append(&self.dir, &Record::Change(change)) {
             Ok(()) => {
+                inner.changed = true;
                 inner.kept.insert(path);
                 Announced(Some(id))
             }

@@ -369,3 +369,18 @@ async fn a_repositorys_filter_is_never_run_for_undo() {
     assert_eq!(tree(root), before);
     assert!(!ran.exists());
 }
+
+#[tokio::test]
+async fn what_a_command_did_while_the_program_was_killed_is_said_to_stay() {
+    let user = files();
+    let turns = vec![edit("src/a.rs", "one", "eins"), run("rm run.sh; echo ready; sleep 2")];
+    let model = ScriptedModel::start(turns).await;
+    let mut running = user.exec(&model, "go").start();
+    running.stderr_says("│ ready").await;
+    running.signal(rustix::process::Signal::KILL);
+    let _ = running.end().await;
+    let ran = user.vtcode(["undo"]).run().await.exits(0);
+    let ran = ran.prints("restored: src/a.rs +1 −1\n");
+    ran.says("what a command of turn 2 changed cannot be undone: the process died while it ran");
+    assert_eq!(user.folder.read("src/a.rs"), "one\ntwo\n");
+}

@@ -75,6 +75,10 @@ impl Preimages {
         inner.look(workspace);
         inner.watch.live += 1;
         inner.watch.pending = Some(inner.turn);
+        let started = Record::CommandStarted { turn: inner.turn };
+        if let Err(error) = inner.append(&self.dir, &started) {
+            inner.notes.add("changes cannot be undone from here on", &error);
+        }
         Covered { preimages: Arc::clone(self) }
     }
 
@@ -228,6 +232,8 @@ impl Inner {
         self.watch.pending = (self.watch.live > 0).then_some(self.turn);
         if self.watch.pending.is_none() {
             self.watch.workspace = None;
+            // That it is missing would only be told as a warning.
+            let _ = self.append(dir, &Record::CommandsSettled);
         }
     }
 

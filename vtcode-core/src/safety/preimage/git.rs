@@ -250,7 +250,7 @@ mod tests {
         std::fs::create_dir_all(root.join("deep/er")).unwrap();
         for name in names {
             let mut file = std::fs::File::create(root.join(name)).unwrap();
-            write!(file, "content of {name}\0\n").unwrap();
+            writeln!(file, "content of {name}\0").unwrap();
             file.set_modified(hour_ago).unwrap();
         }
         git(&root, &["init", "-q"]);

@@ -47,6 +47,10 @@ pub(super) enum Record {
     Change(Change),
     /// A change that was announced did not happen.
     Cancelled { id: u64 },
+    /// A command begins that may change anything.
+    CommandStarted { turn: u32 },
+    /// What commands changed up to here is written down.
+    CommandsSettled,
     /// The turn `by` undid these turns.
     Undone { turns: Vec<u32>, by: u32 },
 }

@@ -153,7 +153,10 @@ impl History {
                 Record::Change(change) if !cancelled.contains(&change.id) => {
                     history.changes.entry(change.turn).or_default().push(change);
                 }
-                Record::Change(_) | Record::Cancelled { .. } => {}
+                Record::Change(_)
+                | Record::Cancelled { .. }
+                | Record::CommandStarted { .. }
+                | Record::CommandsSettled => {}
                 Record::Undone { turns, by } => {
                     for turn in &turns {
                         // To take back an undo brings again what it took back.
