@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Exec(Exec),
     Resume(Resume),
     Sessions(Sessions),
+    Undo(Undo),
+    Doctor(Doctor),
     #[cfg(feature = "demo")]
     Demo(Demo),
     Config(Config),
@@ -138,6 +140,48 @@ pub(crate) struct Sessions {
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Option<SessionsCommand>,
+}
+
+/// Take back what a turn of a session changed: the newest one, so that again means one more
+///
+/// Only paths that the session changed are touched, and a repository is never reset. When one of
+/// them is not what the session left any more, nothing is restored. Files that git ignores are not
+/// kept when a command changes them.
+#[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
+pub(crate) struct Undo {
+    /// The session's id, or the beginning of it; the newest one of this folder unless given
+    #[arg(long, value_name = "SESSION")]
+    pub(crate) session: Option<String>,
+    /// Take back this turn
+    #[arg(long, value_name = "N", conflicts_with_all = ["all", "redo"])]
+    pub(crate) turn: Option<u32>,
+    /// Take back all turns
+    #[arg(long, conflicts_with = "redo")]
+    pub(crate) all: bool,
+    /// Take back the newest undo
+    #[arg(long)]
+    pub(crate) redo: bool,
+    /// List the turns that changed something, and change nothing
+    #[arg(long, conflicts_with_all = ["turn", "all", "redo", "dry_run"])]
+    pub(crate) list: bool,
+    /// Say what would be restored, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say what works here: provider, key, configuration, terminal, state folder
+#[derive(Debug, Parser)]
+pub(crate) struct Doctor {
+    /// Ask no server whether it is there
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

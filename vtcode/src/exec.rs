@@ -18,6 +18,7 @@ use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine
 use vtcode_core::core::performance_profiler::Profile;
 use vtcode_core::llm::message::Message;
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
+use vtcode_core::safety::preimage::Preimages;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
@@ -36,6 +37,7 @@ pub(crate) struct Session {
     pub(crate) sessions: Sessions,
     pub(crate) journal: Journal,
     pub(crate) registry: Arc<OptimizedToolRegistry>,
+    pub(crate) preimages: Arc<Preimages>,
     pub(crate) messages: Vec<Message>,
     pub(crate) sent: Option<Prefix>,
     pub(crate) entry: SessionEntry,
@@ -192,7 +194,9 @@ pub(crate) fn begin(
     let sessions = setup::sessions(env)?;
     let session_id = uuid::Uuid::now_v7().to_string();
     let spool_dir = sessions.reserve(&session_id)?;
-    let workspace = workspace(&cwd, &add_dirs, &spool_dir)?;
+    let session_dir = spool_dir.parent().context("the session has no folder")?;
+    let preimages = Arc::new(Preimages::open(session_dir, settings.safety.undo_bytes, 0));
+    let workspace = workspace(&cwd, &add_dirs, &spool_dir, &preimages)?;
     let registry = setup::registry(&workspace, spool_dir, &settings.limits.tools, env);
     let header = SessionHeader {
         format: journal::FORMAT,
@@ -207,6 +211,7 @@ pub(crate) fn begin(
     };
     let journal = sessions.create(header.clone())?;
     let entry = SessionEntry::from_header(&header);
+    let messages = vec![];
     Ok(Session {
         header,
         endpoint,
@@ -214,18 +219,25 @@ pub(crate) fn begin(
         sessions,
         journal,
         registry,
-        messages: vec![],
+        preimages,
+        messages,
         sent: None,
         entry,
     })
 }
 
-fn workspace(cwd: &Path, add_dirs: &[PathBuf], spool_dir: &Path) -> anyhow::Result<Arc<Workspace>> {
+/// Returns the folders that a session works in.
+pub(crate) fn workspace(
+    cwd: &Path,
+    add_dirs: &[PathBuf],
+    spool_dir: &Path,
+    preimages: &Arc<Preimages>,
+) -> anyhow::Result<Arc<Workspace>> {
     let mut workspace = Workspace::open(cwd)?.with_dir(spool_dir, false)?;
     for dir in add_dirs {
         workspace = workspace.with_dir(dir, true)?;
     }
-    Ok(Arc::new(workspace))
+    Ok(Arc::new(workspace.with_preimages(Arc::clone(preimages))))
 }
 
 /// Opens a session to go on with it: with its own provider and model unless told otherwise.
@@ -272,27 +284,45 @@ async fn go_on(
             },
         })?;
     }
-    let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir())?;
+    let undo_bytes = settings.safety.undo_bytes;
+    let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns));
+    let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
     let registry = setup::registry(&workspace, journal.spool_dir(), &settings.limits.tools, env);
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };
     let (messages, sent) = (replay.messages, replay.sent);
     let sessions = sessions.clone();
-    Ok(Session { header, endpoint, settings, sessions, journal, registry, messages, sent, entry })
+    Ok(Session {
+        header,
+        endpoint,
+        settings,
+        sessions,
+        journal,
+        registry,
+        preimages,
+        messages,
+        sent,
+        entry,
+    })
 }
 
 /// Returns the newest session of this folder, or of all when it has none.
 fn last_session(sessions: &Sessions) -> anyhow::Result<String> {
     let entries = sessions.list()?;
-    let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).ok();
-    if let Some(entry) = entries.iter().find(|entry| Some(&entry.cwd) == here.as_ref()) {
+    if let Some(entry) = of_this_folder(&entries) {
         return Ok(entry.id.clone());
     }
     let newest =
         entries.first().ok_or_else(|| Usage("there is no session to go on with yet".to_owned()))?;
     note(&format!("no session of this folder; going on in {}", newest.cwd.display()));
     Ok(newest.id.clone())
+}
+
+/// Returns the newest session of the current folder.
+pub(crate) fn of_this_folder(entries: &[SessionEntry]) -> Option<&SessionEntry> {
+    let here = std::env::current_dir().and_then(|dir| dir.canonicalize()).ok()?;
+    entries.iter().find(|entry| entry.cwd == here)
 }
 
 /// Works on one prompt, tells what happens and sums it up.
@@ -307,6 +337,7 @@ pub(crate) async fn drive(
     let price = session.settings.limits.agent.price;
     let base_url = session.endpoint.base_url.clone();
     let profiling = session.settings.profiling;
+    let preimages = Arc::clone(&session.preimages);
     note(&format!("{model} at {base_url} · session {id}"));
     let reporting = if common.json {
         Reporting::Json(JsonLines::begin(&id))
@@ -328,6 +359,9 @@ pub(crate) async fn drive(
         }
     }
     summary(&outcome, price, began.elapsed());
+    if preimages.has_changes() {
+        note(&format!("to undo: vtcode undo --session {id}"));
+    }
     if profiling {
         let _ = write!(io::stderr(), "{}", profile.table());
     }
@@ -366,10 +400,12 @@ pub(crate) async fn work(
         sessions,
         journal,
         registry,
+        preimages,
         messages,
         sent,
         mut entry,
     } = session;
+    let kept = Arc::clone(&preimages);
     let client = OptimizedLLMClient::with_shared_limits(
         endpoint,
         settings.limits.client.clone(),
@@ -389,7 +425,12 @@ pub(crate) async fn work(
     .with_sent(sent)
     .with_journal(journal)
     .on_event(move |event| lock(&profiled).take(event))
-    .on_event(printer(reporting));
+    .on_event(printer(reporting))
+    .on_event(move |event| match event.kind {
+        EventKind::RequestSent { .. } => preimages.begin_turn(),
+        EventKind::ToolFinished { .. } => tell(&preimages),
+        _ => {}
+    });
 
     if entry.title.is_empty() {
         entry.title = prompt.lines().next().unwrap_or_default().chars().take(80).collect();
@@ -400,6 +441,10 @@ pub(crate) async fn work(
     engine.close_input();
     let result = until_done(&engine).await;
     pipeline.shutdown().await;
+    // What still runs in the background ends here.
+    drop((engine, pipeline));
+    kept.after_command();
+    tell(&kept);
     entry.status = match &result {
         Ok(AgentOutcome { end: Some(End::Done(_)), .. }) => SessionStatus::Done,
         Ok(AgentOutcome { end: Some(End::Interrupted), .. }) | Err(_) => SessionStatus::Interrupted,
@@ -512,7 +557,12 @@ fn summary(outcome: &AgentOutcome, price: Option<Price>, took: Duration) {
     ));
 }
 
-fn note(text: &str) {
+/// Tells what cannot be taken back.
+fn tell(preimages: &Preimages) {
+    preimages.take_notes().iter().for_each(|text| note(text));
+}
+
+pub(crate) fn note(text: &str) {
     // A terminal that is gone must not end the work.
     let _ = writeln!(io::stderr(), "vtcode: {}", clean(text));
 }

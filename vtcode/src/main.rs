@@ -9,6 +9,7 @@ use clap::Parser as _;
 mod args;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod exec;
 mod exit;
 mod json;
@@ -16,6 +17,7 @@ mod local;
 mod sessions;
 mod setup;
 mod terminal;
+mod undo;
 
 use args::{Args, Command};
 use exit::Exit;
@@ -61,6 +63,8 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Exec(exec)) => exec::run(exec).await,
         Some(Command::Resume(resume)) => exec::resume(resume).await,
         Some(Command::Sessions(sessions)) => sessions::run(&sessions),
+        Some(Command::Undo(undo)) => undo::run(&undo),
+        Some(Command::Doctor(doctor)) => doctor::run(&doctor).await,
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),
         Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),

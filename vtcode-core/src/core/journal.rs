@@ -15,10 +15,12 @@ use crate::core::event::{Event, EventKind, SessionHeader};
 
 mod index;
 mod replay;
+mod usage;
 
 pub use index::{SessionEntry, SessionStatus};
 pub use replay::Replay;
 pub(crate) use replay::is_silent;
+pub use usage::DiskUsage;
 
 /// The version of the records written by this build.
 pub const FORMAT: u32 = 1;
@@ -171,6 +173,12 @@ impl Sessions {
         }
     }
 
+    /// Returns what all sessions together use of the disk.
+    pub fn disk_usage(&self) -> Result<DiskUsage, JournalError> {
+        let failed = |cause| JournalError::Unwritable { path: self.dir.clone(), cause };
+        usage::of(&self.dir, self.list()?.len()).map_err(failed)
+    }
+
     fn index_path(&self) -> PathBuf {
         self.dir.join("index.jsonl")
     }
@@ -231,6 +239,11 @@ impl Journal {
     /// Returns the folder for outputs too long to be given whole.
     pub fn spool_dir(&self) -> PathBuf {
         self.dir.join("spool")
+    }
+
+    /// Returns the session's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn failed(&self, cause: io::Error) -> JournalError {

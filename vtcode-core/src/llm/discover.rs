@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::optimized_client::http_client;
+use super::optimized_client::{http_client, root_cause};
 
 /// Where Ollama, LM Studio and llama.cpp listen if nobody told them otherwise.
 pub const LOCAL_PORTS: [u16; 3] = [11434, 1234, 8080];
@@ -38,6 +38,21 @@ pub async fn local_server(ports: &[u16]) -> Option<(String, String)> {
         Some((base_url, model))
     });
     join_all(asked).await.into_iter().flatten().next()
+}
+
+/// How long a server that somebody chose has to answer when it is asked whether it is there.
+const REACH: Duration = Duration::from_secs(5);
+
+/// Asks a server once, without a key, whether it is there; any answer counts. The error says why
+/// it is not.
+pub async fn reach(base_url: &str) -> Result<(), String> {
+    let url = Url::parse(base_url).map_err(|e| e.to_string())?;
+    let http = http_client(&url, REACH).map_err(|e| e.to_string())?;
+    match tokio::time::timeout(REACH, http.get(url).send()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(root_cause(&error)),
+        Err(_) => Err(format!("no answer within {} s", REACH.as_secs())),
+    }
 }
 
 async fn first_model(base_url: &str) -> Option<String> {

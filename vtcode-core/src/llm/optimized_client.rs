@@ -357,7 +357,7 @@ fn causes<'a>(
 }
 
 /// Returns the innermost cause's words; the outer ones only say that a request failed.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
 }
 

@@ -5,7 +5,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Write};
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +15,12 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
+use crate::safety::preimage::{Announced, Found, Preimages, State};
 use crate::tools::tool::ToolError;
 
 mod beneath;
 mod folder;
+mod put;
 mod versions;
 
 use beneath::LOCATE;
@@ -40,8 +44,22 @@ pub struct Workspace {
     versions: Versions,
 }
 
-/// The main folder first.
-type Roots = Arc<[Arc<Root>]>;
+type Roots = Arc<Ground>;
+
+/// The folders, the main one first, and who is told of each change in them.
+#[derive(Debug)]
+struct Ground {
+    folders: Vec<Arc<Root>>,
+    preimages: Option<Arc<Preimages>>,
+}
+
+impl Deref for Ground {
+    type Target = [Arc<Root>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.folders
+    }
+}
 
 #[derive(Debug)]
 struct Root {
@@ -125,21 +143,43 @@ impl From<WorkspaceError> for ToolError {
 impl Workspace {
     /// Opens the folder `root`; tools may read and write below it.
     pub fn open(root: &Path) -> Result<Self, WorkspaceError> {
-        let root = Arc::new(Root::open(root, true)?);
-        Ok(Self { roots: [root].into(), versions: Versions::default() })
+        let folders = vec![Arc::new(Root::open(root, true)?)];
+        let roots = Arc::new(Ground { folders, preimages: None });
+        Ok(Self { roots, versions: Versions::default() })
     }
 
     /// Adds another folder; its paths are given absolute. One that lies inside another folder
     /// decides alone whether what is below it may be written.
     pub fn with_dir(mut self, dir: &Path, writable: bool) -> Result<Self, WorkspaceError> {
         let root = Arc::new(Root::open(dir, writable)?);
-        self.roots = self.roots.iter().cloned().chain([root]).collect();
+        let folders = self.roots.iter().cloned().chain([root]).collect();
+        self.roots = Arc::new(Ground { folders, preimages: self.roots.preimages.clone() });
         Ok(self)
+    }
+
+    /// Keeps what is at a path before each change of it, so that it can be taken back.
+    #[must_use]
+    pub fn with_preimages(mut self, preimages: Arc<Preimages>) -> Self {
+        let folders = self.roots.folders.clone();
+        self.roots = Arc::new(Ground { folders, preimages: Some(preimages) });
+        self
     }
 
     /// Returns the main folder, canonical.
     pub fn root(&self) -> &Path {
         &self.roots[0].path
+    }
+
+    /// Returns the folders whose files may be changed, none of them inside another one.
+    pub(in crate::safety) fn writable_folders(&self) -> Vec<PathBuf> {
+        let paths = || self.roots.iter().filter(|root| root.writable).map(|root| &root.path);
+        let alone = |path: &PathBuf| !paths().any(|other| path != other && path.starts_with(other));
+        paths().filter(|path| alone(path)).cloned().collect()
+    }
+
+    /// Returns who keeps what is changed, if anybody does.
+    pub fn preimages(&self) -> Option<&Arc<Preimages>> {
+        self.roots.preimages.as_ref()
     }
 
     /// Returns what the model has seen of each file.
@@ -179,6 +219,15 @@ impl Workspace {
         let absolute =
             if asked.is_absolute() { unalias(&self.roots, clean) } else { self.root().join(clean) };
         place(&self.roots, &absolute).ok_or_else(outside)
+    }
+
+    /// Returns an absolute path that we wrote down ourselves, whatever bytes are in its name.
+    pub(in crate::safety) fn at(&self, absolute: &Path) -> Result<WorkspacePath, WorkspaceError> {
+        let found = normalize(absolute).and_then(|clean| place(&self.roots, &clean));
+        found.ok_or_else(|| WorkspaceError::Outside {
+            path: absolute.display().to_string(),
+            root: self.root().display().to_string(),
+        })
     }
 }
 
@@ -396,8 +445,8 @@ impl WorkspacePath {
         mode: Option<u32>,
     ) -> io::Result<Version> {
         match self.link_target()? {
-            Some(target) => target.replace(expected, content, mode),
-            None => self.replace(expected, content, mode),
+            Some(target) => target.replace(expected, content, mode, false),
+            None => self.replace(expected, content, mode, false),
         }
     }
 
@@ -410,14 +459,36 @@ impl WorkspacePath {
         if Version::of_stat(&stat) != expected {
             return Err(self.changed());
         }
-        Ok(rustix::fs::unlinkat(&parent, &name, AtFlags::empty())?)
+        self.announced(&parent, &name, State::Absent, || {
+            Ok(rustix::fs::unlinkat(&parent, &name, AtFlags::empty())?)
+        })
     }
 
     /// Removes an empty folder.
     pub fn remove_folder(&self) -> io::Result<()> {
         let (parent, name) = self.parent(false)?;
         self.check_writable(&parent)?;
-        Ok(rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR)?)
+        self.announced(&parent, &name, State::Absent, || {
+            Ok(rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR)?)
+        })
+    }
+
+    /// Tells what is about to become of a name, and does it.
+    fn announced<T>(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        after: State,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(preimages) = &self.roots.preimages else { return change() };
+        let announced = preimages.announce(self.key(name), find(parent, name), after);
+        told(preimages, &announced, change)
+    }
+
+    /// Returns the one name of this place: no links in the folders above it.
+    fn key(&self, name: &OsStr) -> PathBuf {
+        self.above().map_or_else(PathBuf::new, |above| above.identity()).join(name)
     }
 
     fn replace(
@@ -425,20 +496,23 @@ impl WorkspacePath {
         expected: Option<Version>,
         content: &[u8],
         mode: Option<u32>,
+        restores: bool,
     ) -> io::Result<Version> {
         let (parent, name) = self.parent(true)?;
         self.check_writable(&parent)?;
         let old = look(&parent, &name)?;
         if let Some(old) = old {
             let kind = FileType::from_raw_mode(old.st_mode);
-            if kind.is_symlink() {
+            if kind.is_symlink() && !restores {
                 return Err(self.refusal(Errno::LOOP.into()));
             }
-            if !kind.is_file() {
+            if !kind.is_file() && !kind.is_symlink() {
                 return Err(not_regular(kind));
             }
             // The rename would succeed all the same, and the user's protection would be gone.
-            unprotected(old.st_mode)?;
+            if !restores {
+                unprotected(old.st_mode)?;
+            }
         }
         let mode = mode.or(old.map(|stat| stat.st_mode)).map(|mode| mode & 0o777);
         // Not made from `name`, which may already be as long as a name can be.
@@ -458,11 +532,16 @@ impl WorkspacePath {
                 rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
             }
             file.write_all(content)?;
-            let now = look(&parent, &name)?.map(|stat| Version::of_stat(&stat));
-            if now != expected {
-                return Err(self.changed());
-            }
-            rustix::fs::renameat(&parent, &temporary, &parent, &name)?;
+            let after = || Ok::<_, io::Error>(State::of_content(content, file.metadata()?.mode()));
+            let after = if self.roots.preimages.is_some() { after()? } else { State::Absent };
+            self.announced(&parent, &name, after, || {
+                // Looked at last: what is kept is then what was replaced.
+                let now = look(&parent, &name)?.map(|stat| Version::of_stat(&stat));
+                if now != expected {
+                    return Err(self.changed());
+                }
+                Ok(rustix::fs::renameat(&parent, &temporary, &parent, &name)?)
+            })?;
             Ok(Version::of(&file.metadata()?))
         })();
         if written.is_err() {
@@ -553,11 +632,13 @@ impl WorkspacePath {
             Err(e) if create && e.kind() == io::ErrorKind::NotFound => {
                 let (grandparent, dir) = above.parent(true)?;
                 self.check_writable(&grandparent)?;
-                match rustix::fs::mkdirat(&grandparent, &dir, Mode::from_raw_mode(0o777)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(e) => return Err(e.into()),
+                let made = above.announced(&grandparent, &dir, NEW_FOLDER, || {
+                    Ok(rustix::fs::mkdirat(&grandparent, &dir, Mode::from_raw_mode(0o777))?)
+                });
+                match made {
+                    Err(e) if !is(&e, Errno::EXIST) => return Err(e),
+                    _ => above.open_with(flags),
                 }
-                above.open_with(flags)
             }
             other => other,
         };
@@ -596,6 +677,51 @@ impl WorkspacePath {
 
 fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
+}
+
+/// Makes a change that was announced, and says so if it fails.
+fn told<T>(
+    preimages: &Preimages,
+    announced: &Announced,
+    change: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let changed = change();
+    if changed.is_err() {
+        preimages.cancel(announced);
+    }
+    changed
+}
+
+/// What is made above a new file; the permissions are the system's choice.
+const NEW_FOLDER: State = State::Folder { mode: 0o777 };
+
+/// Finds what is at a name in a folder, without following it.
+fn find(parent: &OwnedFd, name: &OsStr) -> Found {
+    let unreadable = |error: io::Error| Found::File { file: Err(error), bytes: 0, mode: 0 };
+    let stat = match look(parent, name) {
+        Ok(Some(stat)) => stat,
+        Ok(None) => return Found::Absent,
+        Err(error) => return unreadable(error),
+    };
+    let mode = stat.st_mode;
+    match FileType::from_raw_mode(mode) {
+        FileType::Directory => Found::Folder { mode },
+        FileType::Symlink => match rustix::fs::readlinkat(parent, name, Vec::new()) {
+            Ok(target) => Found::Link { target: OsString::from_vec(target.into_bytes()).into() },
+            Err(error) => unreadable(error.into()),
+        },
+        FileType::RegularFile => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(parent, name, flags, Mode::empty());
+            match opened.map_err(io::Error::from).and_then(regular) {
+                Ok((file, stat)) => {
+                    Found::File { file: Ok(file), bytes: stat.len(), mode: stat.mode() }
+                }
+                Err(error) => unreadable(error),
+            }
+        }
+        _ => Found::Other,
+    }
 }
 
 /// Looks at a name in a folder without following it.

@@ -3,6 +3,7 @@
 
 mod answers;
 mod demo;
+mod doctor;
 mod failures;
 mod interrupt;
 mod json;
@@ -14,4 +15,5 @@ mod screen;
 mod secrets;
 mod sessions;
 mod tools;
+mod undo;
 mod user;

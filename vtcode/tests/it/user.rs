@@ -300,6 +300,11 @@ impl Ran {
         self
     }
 
+    /// Returns the exit code, if no signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
     /// Asserts that stderr holds `words`.
     #[track_caller]
     pub(crate) fn says(self, words: &str) -> Self {

@@ -17,6 +17,8 @@ pub struct Replay {
     pub usage: Usage,
     /// Every change to a file, in order.
     pub changes: Vec<FileChange>,
+    /// Model requests so far.
+    pub turns: u32,
     /// True when the last line was torn, so that its event is lost.
     pub torn: bool,
     /// Calls that had started and have no result: they may have run.
@@ -49,6 +51,7 @@ impl Replay {
                 self.messages.push(Message::User { text });
             }
             EventKind::RequestSent { prefix, .. } => {
+                self.turns += 1;
                 self.end_response();
                 self.sent = prefix;
             }

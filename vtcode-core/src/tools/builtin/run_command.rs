@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::safety::policy::command_effect;
+use crate::safety::preimage::Covered;
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin::spec;
 use crate::tools::tool::{
@@ -142,6 +143,23 @@ impl RunCommand {
         }
     }
 
+    /// Keeps what a command may change, unless it is proven to change nothing.
+    async fn cover(&self, command: &str) -> Option<Covered> {
+        let preimages = Arc::clone(self.workspace.preimages()?);
+        if !command_effect(command, self.workspace.root()).opaque {
+            return None;
+        }
+        let workspace = Arc::clone(&self.workspace);
+        // It fails only if it panicked, and then nothing is kept.
+        tokio::task::spawn_blocking(move || preimages.before_command(&workspace)).await.ok()
+    }
+
+    /// Finds out what a command changed.
+    async fn uncover(&self) {
+        let Some(preimages) = self.workspace.preimages().map(Arc::clone) else { return };
+        let _ = tokio::task::spawn_blocking(move || preimages.after_command()).await;
+    }
+
     fn spawn(&self, command: &str, grace: Duration) -> Result<Running, ToolError> {
         let cannot = |cause: std::io::Error| self.cannot_start(command, &cause);
         let (reader, writer) = std::io::pipe().map_err(cannot)?;
@@ -170,6 +188,7 @@ impl RunCommand {
             closed: false,
             grace,
             linger: self.linger,
+            covered: None,
         })
     }
 
@@ -196,7 +215,12 @@ impl RunCommand {
         ToolError::Failed(format!("cannot start `{}`: {cause}", self.shell.display()))
     }
 
-    async fn run(&self, args: Args, context: &CallContext) -> Result<ToolOutput, ToolError> {
+    async fn run(
+        &self,
+        args: Args,
+        covered: Option<Covered>,
+        context: &CallContext,
+    ) -> Result<ToolOutput, ToolError> {
         let deadline = tokio::time::sleep(context.timeout);
         let mut output = Output::new(
             self.result_bytes,
@@ -205,9 +229,13 @@ impl RunCommand {
             context.progress.clone(),
         );
         let mut running = self.spawn(&args.command, self.grace)?;
+        running.covered = covered;
         let mut take = |bytes: &[u8]| output.take(bytes);
         let end = running.follow(&mut take, deadline, &context.cancel).await;
         let (status, note) = running.end(end, &mut take).await;
+        if running.covered.take().is_some() {
+            self.uncover().await;
+        }
         let note = match end {
             End::Exited | End::Lingering => note.map(str::to_owned),
             End::Deadline => Some(format!(
@@ -220,9 +248,15 @@ impl RunCommand {
     }
 
     /// Starts a long-lived command and returns its id with what it printed at once.
-    async fn start(&self, args: Args, context: &CallContext) -> Result<ToolOutput, ToolError> {
+    async fn start(
+        &self,
+        args: Args,
+        covered: Option<Covered>,
+        context: &CallContext,
+    ) -> Result<ToolOutput, ToolError> {
         let job = self.background.start(|id| {
-            let running = self.spawn(&args.command, self.long_grace)?;
+            let mut running = self.spawn(&args.command, self.long_grace)?;
+            running.covered = covered;
             let output = Output::long_lived(self.result_bytes, &self.spool_dir, id);
             // The deadline of the call counts for the command if the model asked for it.
             let limit = args.asked_ms().map(|_| context.timeout);
@@ -307,10 +341,11 @@ impl Tool for RunCommand {
             if context.cancel.is_cancelled() {
                 return Err(ToolError::Cancelled { name: NAME.to_owned() });
             }
+            let covered = self.cover(&args.command).await;
             if args.is_background() {
-                self.start(args, context).await
+                self.start(args, covered, context).await
             } else {
-                self.run(args, context).await
+                self.run(args, covered, context).await
             }
         })
     }
@@ -327,6 +362,8 @@ struct Running {
     closed: bool,
     grace: Duration,
     linger: Duration,
+    /// What it changes is looked for until this is dropped.
+    covered: Option<Covered>,
 }
 
 impl Running {
