@@ -4,31 +4,37 @@
 
 pub mod anthropic;
 mod arguments;
+pub mod gemini;
 mod halves;
 pub mod openai_chat;
+pub mod openai_responses;
 mod reported;
+mod seal;
 pub mod sse;
 mod text;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use bytes::Bytes;
 
 use crate::config::endpoint::Wire;
-use crate::llm::message::{Delta, Message, Setup, ToolCall};
+use crate::llm::message::{Delta, Message, Setup, ToolAnswer, ToolCall};
 
 /// Returns the translation for a wire format.
 pub fn for_wire(wire: Wire) -> &'static dyn Provider {
     match wire {
         Wire::OpenAiChat => &openai_chat::OpenAiChat,
+        Wire::OpenAiResponses => &openai_responses::OpenAiResponses,
         Wire::Anthropic => &anthropic::Anthropic,
+        Wire::Gemini => &gemini::Gemini,
     }
 }
 
 /// A stateless translation between the conversation and one wire format.
 pub trait Provider: Send + Sync {
     /// Returns the request URL for a base URL without trailing slash.
-    fn url(&self, base_url: &str) -> String;
+    fn url(&self, base_url: &str, model: &str) -> String;
 
     /// Returns the headers of a request, the one with the key among them, as name and value.
     fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)>;
@@ -107,6 +113,16 @@ fn join(head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
 fn malformed(data: &str, error: &serde_json::Error) -> DecodeError {
     let start: String = data.chars().take(200).collect();
     DecodeError::Malformed { what: format!("{error}: {start}") }
+}
+
+/// Returns a result's text for a wire that has no mark for a failed call: the text says it.
+fn marked_text(result: &ToolAnswer) -> Cow<'_, str> {
+    let says_so = result.text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("error"));
+    if result.is_error && !says_so {
+        format!("error: {}", result.text).into()
+    } else {
+        result.text.as_str().into()
+    }
 }
 
 /// Gives the `nth` call of an answer an id of its own where the server gave none, or one twice.
@@ -193,6 +209,7 @@ mod tests {
                 parameters: serde_json::json!({"type": "object"}),
             }],
             max_output_tokens: 99,
+            session_id: "s1".to_owned(),
         }
     }
 
@@ -245,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_longer_conversation_begins_with_the_bytes_of_the_shorter() {
-        for wire in [Wire::OpenAiChat, Wire::Anthropic] {
+        for wire in Wire::ALL {
             let provider = for_wire(wire);
             let head = provider.head(&setup());
             let segments: Vec<_> = messages().iter().map(|m| provider.segment(m)).collect();

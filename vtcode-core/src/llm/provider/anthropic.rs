@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported};
+use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported, seal};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
 
 /// The wire format.
@@ -31,7 +31,7 @@ const BLOCK_END: &[u8] = b"}]}";
 const MARKED_MESSAGES: usize = 2;
 
 impl Provider for Anthropic {
-    fn url(&self, base_url: &str) -> String {
+    fn url(&self, base_url: &str, _model: &str) -> String {
         format!("{base_url}/v1/messages")
     }
 
@@ -219,6 +219,7 @@ fn past<'a>((part, input): (&'a Part, &'a Option<Box<RawValue>>)) -> Option<Bloc
     match (part, input) {
         (Part::Text { text }, _) => text_block(text),
         (Part::Reasoning { signature: None, .. }, _) => None,
+        (Part::Reasoning { signature: Some(seal), .. }, _) if seal::is_marked(seal) => None,
         (Part::Reasoning { signature: Some(data), redacted: true, .. }, _) => {
             Some(Block::RedactedThinking { data })
         }
@@ -587,7 +588,7 @@ mod tests {
     fn the_key_stands_in_one_header() {
         assert!(Anthropic.headers(Some("k")).contains(&("x-api-key", "k".to_owned())));
         assert!(!Anthropic.headers(None).iter().any(|(name, _)| *name == "x-api-key"));
-        assert_eq!(Anthropic.url("http://h"), "http://h/v1/messages");
+        assert_eq!(Anthropic.url("http://h", "m"), "http://h/v1/messages");
     }
 
     #[test]
