@@ -90,9 +90,12 @@ fn call(answer: &Answer<'_>, at: usize) -> Value {
     let Say::Call { id, name, arguments } = &answer.parts[at] else {
         unreachable!("every caller has seen a call there")
     };
-    // Arguments are JSON here, not text: broken ones become a string.
-    let args: Value = serde_json::from_str(arguments).unwrap_or_else(|_| (*arguments).into());
-    let mut call = json!({"functionCall": {"name": name, "args": args}});
+    let mut call = json!({"functionCall": {"name": name}});
+    if !arguments.is_empty() {
+        // Arguments are JSON here, not text: broken ones become a string.
+        let args: Value = serde_json::from_str(arguments).unwrap_or_else(|_| (*arguments).into());
+        call["functionCall"]["args"] = args;
+    }
     if !id.is_empty() {
         call["functionCall"]["id"] = id.as_str().into();
     }

@@ -297,7 +297,6 @@ fn messages_event(said: &mut Said, name: &str, data: &Value) {
 fn responses_event(said: &mut Said, name: &str, data: &Value) {
     assert_eq!(data["type"], name);
     assert!(!said.terminal);
-    let string = |field: &str| data[field].as_str().unwrap().to_owned();
     match name {
         "response.output_item.added" => {
             assert_eq!(count(&data["output_index"]), said.parts.len() as u64);
@@ -336,19 +335,23 @@ fn responses_event(said: &mut Said, name: &str, data: &Value) {
             said.usage = Some((input, cached, count(&usage["output_tokens"])));
             said.terminal = true;
         }
-        _ if name.ends_with(".delta") => match (name, said.parts.last_mut().unwrap()) {
-            ("response.output_text.delta", Part::Text(text))
-            | ("response.reasoning_summary_text.delta", Part::Thinking(text)) => {
-                text.push_str(&string("delta"));
-            }
-            ("response.function_call_arguments.delta", Part::Call { arguments, .. }) => {
-                arguments.push_str(&string("delta"));
-            }
-            other => panic!("{other:?}"),
-        },
+        "response.output_text.delta"
+        | "response.reasoning_summary_text.delta"
+        | "response.function_call_arguments.delta" => {
+            let (kind, so_far) = match said.parts.last_mut().unwrap() {
+                Part::Text(text) => ("output_text", text),
+                Part::Thinking(text) => ("reasoning_summary_text", text),
+                Part::Call { arguments, .. } => ("function_call_arguments", arguments),
+            };
+            assert_eq!(name, format!("response.{kind}.delta"));
+            so_far.push_str(data["delta"].as_str().unwrap());
+        }
         "response.created" | "response.in_progress" => assert!(said.parts.is_empty()),
-        // What repeats the deltas.
-        _ => assert!(name.ends_with(".done") || name.ends_with("_part.added"), "{name}"),
+        // What opens a part of an item, and what repeats its deltas.
+        _ => assert!(
+            name.contains("_part.") || name.contains("_text.") || name.contains("_arguments."),
+            "{name}"
+        ),
     }
 }
 

@@ -542,7 +542,11 @@ mod tests {
 
     fn stream(chunks: &[Value]) -> String {
         // This server ends its lines as HTTP does.
-        chunks.iter().map(|chunk| format!("data: {chunk}\r\n\r\n")).collect()
+        let mut stream = String::new();
+        for chunk in chunks {
+            write!(stream, "data: {chunk}\r\n\r\n").unwrap();
+        }
+        stream
     }
 
     fn parts(parts: &Value) -> Value {
