@@ -248,7 +248,7 @@ impl Inner {
             },
         };
         let message = self.shown(&message);
-        let retry_after = refusal.retry_after;
+        let retry_after = refusal.retry_after.or_else(|| self.provider.retry_after(&refusal.body));
         let contains = |word: &str| memchr::memmem::find(&refusal.body, word.as_bytes()).is_some();
         match status {
             300..=399 => LlmError::BadRequest {

@@ -561,6 +561,27 @@ async fn a_server_that_does_not_stream_is_heard_on_every_wire() {
 }
 
 #[tokio::test]
+async fn a_wait_that_stands_in_the_error_is_kept() {
+    let body = r#"{"error":{"message":"busy","details":[{"retryDelay":"0s"}]}}"#;
+    let server = Server::start([
+        vec![Step::Send(http(429, "application/json", body))],
+        vec![Step::Send(http(400, "application/json", "{}"))],
+    ])
+    .await;
+    let long = ClientLimits { backoff: GUARD, ..limits() };
+    let (events, error) = events(&server.client_with(Wire::Gemini, long)).await;
+    let waits: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            StreamEvent::Retry { wait, .. } => Some(*wait),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(waits, [Duration::ZERO]);
+    assert!(matches!(error, Some(LlmError::BadRequest { .. })), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_query_of_the_base_url_stands_beside_the_wires_own() {
     let whole = Step::Send(http(400, "application/json", r#"{"error":{"message":"no"}}"#));
     let server = Server::start([vec![whole]]).await;

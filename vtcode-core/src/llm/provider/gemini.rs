@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -92,6 +93,13 @@ impl Provider for Gemini {
 
     fn error_message(&self, body: &[u8]) -> Option<String> {
         reported::message(body)
+    }
+
+    fn retry_after(&self, body: &[u8]) -> Option<Duration> {
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let details = body["error"]["details"].as_array()?;
+        let wait = details.iter().find_map(|detail| detail["retryDelay"].as_str())?;
+        Duration::try_from_secs_f64(wait.strip_suffix('s')?.parse().ok()?).ok()
     }
 }
 
@@ -825,6 +833,21 @@ mod tests {
             assert_eq!((&*message, temporary), ("no luck", passes));
         }
         assert!(decoded(&Gemini, "data: {\n\n").contains("not what the provider"));
+    }
+
+    #[test]
+    fn a_crowded_server_says_in_its_error_how_long_to_wait() {
+        let error = |wait: &str| {
+            let details = json!([{"@type": "type.googleapis.com/google.rpc.QuotaFailure"},
+                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}]);
+            json!({"error": {"code": 429, "details": details}}).to_string()
+        };
+        let wait = |body: &str| Gemini.retry_after(body.as_bytes());
+        assert_eq!(wait(&error("34.5s")), Some(Duration::from_millis(34_500)));
+        for odd in ["34", "-1s", "s", "1e99s"] {
+            assert_eq!(wait(&error(odd)), None, "{odd}");
+        }
+        assert_eq!(wait("<html>"), None);
     }
 
     #[test]
