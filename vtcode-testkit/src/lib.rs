@@ -1,6 +1,6 @@
 //! Tools for testing agents: a script of replies comes in, a model that says them on a real socket
 //! comes out, with the delays and the faults that real providers have; and temporary workspaces.
-//! Knows no agent: whoever speaks one of the two wires can be tested, measured or shown with it.
+//! Knows no agent: whoever speaks one of the four wires can be tested, measured or shown with it.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -14,7 +14,7 @@
 //!     say("Found it."),
 //! ])
 //! .await;
-//! // … point the agent at `model.openai_url()` or `model.anthropic_url()`, let it run, then:
+//! // … point the agent at `model.openai_url()` or `model.gemini_url()`, let it run, then:
 //! assert_eq!(model.requests().len(), 0);
 //! # }
 //! ```

@@ -27,7 +27,7 @@ pub struct ScriptedModel {
     listener: JoinHandle<()>,
 }
 
-/// A request that came in. All but `GET /v1/models` are kept, those to wrong paths too.
+/// A request that came in. All but the lists of models are kept, those to wrong paths too.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Request {
@@ -110,7 +110,7 @@ impl ScriptedModel {
         self
     }
 
-    /// Returns the base URL for the Chat Completions wire; it ends in `/v1`.
+    /// Returns the base URL for the Chat Completions and Responses wires; it ends in `/v1`.
     pub fn openai_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
@@ -118,6 +118,11 @@ impl ScriptedModel {
     /// Returns the base URL for the Messages wire: the server's root, without a slash at the end.
     pub fn anthropic_url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Returns the base URL for the Gemini wire: the server's root, without a slash at the end.
+    pub fn gemini_url(&self) -> String {
+        self.anthropic_url()
     }
 
     /// Returns the address listened on.
@@ -265,14 +270,17 @@ impl Shared {
         let manner = match wire {
             Some(wire) => wire,
             None if incoming.header("anthropic-version").is_some() => Wire::Messages,
+            None if path.starts_with("/v1beta/") => Wire::Gemini,
             None => Wire::Chat,
         };
-        if (incoming.method.as_str(), path) == ("GET", "/v1/models") {
+        if incoming.method == "GET" && ["/v1/models", "/v1beta/models"].contains(&path) {
             return Turn { slot: None, response: Response::json(200, &[], &manner.models()) };
         }
         let body: Result<Value, (u16, String)> = match (refusal, wire) {
             (Some(refusal), _) => Err(refusal),
-            (None, Some(wire)) if incoming.method == "POST" => wire.request(&incoming.body),
+            (None, Some(wire)) if incoming.method == "POST" => {
+                wire.request(&incoming.target, &incoming.body)
+            }
             _ => Err((404, format!("Invalid URL ({} {path})", incoming.method))),
         };
         let request = Request {

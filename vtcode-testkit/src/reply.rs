@@ -159,7 +159,7 @@ impl Reply {
         self
     }
 
-    /// Gives this reason for the end, in the words of either wire (`"length"` and `"max_tokens"`
+    /// Gives this reason for the end, in the words of any wire (`"length"` and `"max_tokens"`
     /// are the same); an unknown word is sent as it is.
     #[must_use]
     pub fn finish(mut self, reason: impl Into<String>) -> Self {

@@ -1,9 +1,11 @@
-//! The two wires: a reply comes in, server-sent events or one JSON body go out, shaped as the real
+//! The wires: a reply comes in, server-sent events or one JSON body go out, shaped as the real
 //! provider shapes them. Each wire is a file of pure functions.
 //! Never touches a socket and never fails on purpose; `model` breaks what is rendered here.
 
 mod chat;
+mod gemini;
 mod messages;
+mod responses;
 
 use serde_json::Value;
 
@@ -17,6 +19,10 @@ pub enum Wire {
     Chat,
     /// Anthropic Messages, `POST /v1/messages`.
     Messages,
+    /// OpenAI Responses, `POST /v1/responses`.
+    Responses,
+    /// Google Gemini, `POST /v1beta/models/NAME:streamGenerateContent?alt=sse`.
+    Gemini,
 }
 
 /// A reply with everything decided that it left open.
@@ -49,8 +55,10 @@ impl<'a> Answer<'a> {
         reply: &'a Reply,
     ) -> Self {
         let prefix = match wire {
-            Wire::Chat => "call",
+            Wire::Chat | Wire::Responses => "call",
             Wire::Messages => "toolu",
+            // As older models: only the order tells one call from another.
+            Wire::Gemini => "",
         };
         let parts: Vec<_> = reply
             .parts
@@ -60,7 +68,11 @@ impl<'a> Answer<'a> {
                 Part::Text(text) => Say::Text(text),
                 Part::Thinking(text) => Say::Thinking(text),
                 Part::Call { id, name, arguments } => {
-                    let id = id.clone().unwrap_or_else(|| format!("{prefix}_{number}_{index}"));
+                    let new = || match prefix {
+                        "" => String::new(),
+                        prefix => format!("{prefix}_{number}_{index}"),
+                    };
+                    let id = id.clone().unwrap_or_else(new);
                     Say::Call { id, name, arguments }
                 }
             })
@@ -101,12 +113,12 @@ impl Say<'_> {
     }
 }
 
-/// What both wires call the same, chat's word first.
-const FINISH_WORDS: [(&str, &str); 4] = [
-    ("stop", "end_turn"),
-    ("tool_calls", "tool_use"),
-    ("length", "max_tokens"),
-    ("content_filter", "refusal"),
+/// What the wires call the same: chat's word, then those of messages, responses and gemini.
+const FINISH_WORDS: [[&str; 4]; 4] = [
+    ["stop", "end_turn", responses::COMPLETED, "STOP"],
+    ["tool_calls", "tool_use", responses::COMPLETED, "STOP"],
+    ["length", "max_tokens", "max_output_tokens", "MAX_TOKENS"],
+    ["content_filter", "refusal", "content_filter", "SAFETY"],
 ];
 
 impl Wire {
@@ -115,6 +127,8 @@ impl Wire {
         match self {
             Self::Chat => chat::stream(answer),
             Self::Messages => messages::stream(answer),
+            Self::Responses => responses::stream(answer),
+            Self::Gemini => gemini::stream(answer),
         }
     }
 
@@ -123,14 +137,17 @@ impl Wire {
         match self {
             Self::Chat => chat::whole(answer),
             Self::Messages => messages::whole(answer),
+            Self::Responses => responses::whole(answer),
+            Self::Gemini => gemini::whole(answer),
         }
     }
 
     /// Returns the body of an error.
     pub(crate) fn error(self, code: u16, message: &str) -> Value {
         match self {
-            Self::Chat => chat::error(code, message),
+            Self::Chat | Self::Responses => chat::error(code, message),
             Self::Messages => messages::error(code, message),
+            Self::Gemini => gemini::error(code, message),
         }
     }
 
@@ -139,14 +156,17 @@ impl Wire {
         match self {
             Self::Chat => sse("", &chat::error(503, "The server is overloaded, try again later")),
             Self::Messages => messages::event(messages::error(529, "Overloaded")),
+            Self::Responses => responses::error_event("The server is overloaded"),
+            Self::Gemini => sse("", &gemini::error(503, "The model is overloaded")),
         }
     }
 
     /// Returns the list of models.
     pub(crate) fn models(self) -> Value {
         match self {
-            Self::Chat => chat::models(),
+            Self::Chat | Self::Responses => chat::models(),
             Self::Messages => messages::models(),
+            Self::Gemini => gemini::models(),
         }
     }
 
@@ -155,16 +175,32 @@ impl Wire {
         match path {
             "/v1/chat/completions" => Some(Self::Chat),
             "/v1/messages" => Some(Self::Messages),
-            _ => None,
+            "/v1/responses" => Some(Self::Responses),
+            path => path.strip_prefix(GEMINI_MODELS)?.contains(':').then_some(Self::Gemini),
         }
     }
 
     /// Reads a request's body, as strictly as the provider does about what it cannot do without.
-    pub(crate) fn request(self, body: &[u8]) -> Result<Value, (u16, String)> {
-        let request: Value = serde_json::from_slice(body)
+    pub(crate) fn request(self, target: &str, body: &[u8]) -> Result<Value, (u16, String)> {
+        let mut request: Value = serde_json::from_slice(body)
             .map_err(|error| (400, format!("the request body is not JSON: {error}")))?;
+        if self == Self::Gemini {
+            gemini_target(target, &mut request)?;
+        }
         let missing = if !request["model"].is_string() {
             "model"
+        } else if self == Self::Responses {
+            let input = &request["input"];
+            let says = input.as_array().is_some_and(|items| !items.is_empty());
+            if says || input.is_string() {
+                return Ok(request);
+            }
+            "input"
+        } else if self == Self::Gemini {
+            match gemini::missing(&request) {
+                Some(missing) => missing,
+                None => return Ok(request),
+            }
         } else if request["messages"].as_array().is_none_or(Vec::is_empty) {
             "messages"
         } else if self == Self::Messages && !request["max_tokens"].is_u64() {
@@ -176,14 +212,41 @@ impl Wire {
     }
 
     fn finish_word(self, reason: &str) -> &str {
-        let known =
-            FINISH_WORDS.iter().find(|(chat, messages)| [*chat, *messages].contains(&reason));
-        match (known, self) {
-            (Some((chat, _)), Self::Chat) => chat,
-            (Some((_, messages)), Self::Messages) => messages,
-            (None, _) => reason,
+        let known = FINISH_WORDS.iter().find(|words| words.contains(&reason));
+        let Some([chat, messages, responses, gemini]) = known else { return reason };
+        match self {
+            Self::Chat => chat,
+            Self::Messages => messages,
+            Self::Responses => responses,
+            Self::Gemini => gemini,
         }
     }
+}
+
+/// Where the Gemini wire's models lie.
+const GEMINI_MODELS: &str = "/v1beta/models/";
+
+/// Reads what the Gemini wire says in the path into the request, where the other wires say it.
+fn gemini_target(target: &str, request: &mut Value) -> Result<(), (u16, String)> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let named = path.strip_prefix(GEMINI_MODELS).and_then(|path| path.rsplit_once(':'));
+    let (model, method) = named.unwrap_or_default();
+    let streamed = match method {
+        // Without `alt` the chunks come as a list, in which no client of ours is interested.
+        "streamGenerateContent" if query.split('&').any(|pair| pair == "alt=sse") => true,
+        "generateContent" => false,
+        _ => return Err((404, format!("no such method: {target}"))),
+    };
+    let Some(fields) = request.as_object_mut() else {
+        return Err((400, "the request body is not an object".to_owned()));
+    };
+    // The provider refuses fields that it does not know.
+    if let Some(field) = ["model", "stream"].iter().find(|field| fields.contains_key(**field)) {
+        return Err((400, format!("Unknown name \"{field}\": Cannot find field.")));
+    }
+    fields.insert("model".to_owned(), model.into());
+    fields.insert("stream".to_owned(), streamed.into());
+    Ok(())
 }
 
 /// The name under which the scripted model lists itself.
@@ -249,6 +312,8 @@ mod tests {
         assert_eq!(Wire::Chat.finish_word("max_tokens"), "length");
         assert_eq!(Wire::Messages.finish_word("length"), "max_tokens");
         assert_eq!(Wire::Messages.finish_word("stop"), "end_turn");
+        assert_eq!(Wire::Responses.finish_word("tool_use"), "completed");
+        assert_eq!(Wire::Gemini.finish_word("length"), "MAX_TOKENS");
         assert_eq!(Wire::Chat.finish_word("pause_turn"), "pause_turn");
     }
 }

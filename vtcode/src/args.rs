@@ -60,10 +60,11 @@ pub(crate) struct Common {
     /// The model's name as the provider knows it
     #[arg(short, long)]
     pub(crate) model: Option<String>,
-    /// The wire format: openai (also for compatible servers) or anthropic
+    /// The wire format: openai (also for compatible servers), responses, anthropic or gemini
     #[arg(long)]
     pub(crate) provider: Option<String>,
-    /// Where the provider is reached; ends in /v1 for openai, the server's root for anthropic
+    /// Where the provider is reached; ends in /v1 for openai and responses, the server's root
+    /// for anthropic and gemini
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
     /// What commands may touch; workspace-write unless configured otherwise

@@ -16,16 +16,26 @@ use crate::config::layers::Settings;
 pub enum Wire {
     /// OpenAI Chat Completions (`/chat/completions`), also spoken by most local servers.
     OpenAiChat,
+    /// OpenAI Responses (`/responses`).
+    OpenAiResponses,
     /// Anthropic Messages (`/v1/messages`).
     Anthropic,
+    /// Google Gemini (`/v1beta/models/…:streamGenerateContent`).
+    Gemini,
 }
 
 impl Wire {
+    /// Every wire format, in the order in which they are listed to users.
+    pub const ALL: [Self; 4] =
+        [Self::OpenAiChat, Self::OpenAiResponses, Self::Anthropic, Self::Gemini];
+
     /// Returns the name used in configuration and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OpenAiChat => "openai",
+            Self::OpenAiResponses => "responses",
             Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
         }
     }
 }
@@ -38,18 +48,18 @@ impl fmt::Display for Wire {
 
 /// A provider name that no wire format is known for.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown provider `{0}`: use `openai` (also for compatible servers) or `anthropic`")]
+#[error(
+    "unknown provider `{0}`: use `openai` (also for compatible servers), `responses`, `anthropic` or \
+     `gemini`"
+)]
 pub struct UnknownProvider(pub String);
 
 impl FromStr for Wire {
     type Err = UnknownProvider;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "openai" => Ok(Self::OpenAiChat),
-            "anthropic" => Ok(Self::Anthropic),
-            other => Err(UnknownProvider(other.to_owned())),
-        }
+        let known = Self::ALL.into_iter().find(|wire| wire.as_str() == name);
+        known.ok_or_else(|| UnknownProvider(name.to_owned()))
     }
 }
 
@@ -58,7 +68,8 @@ impl FromStr for Wire {
 pub struct Endpoint {
     /// How to talk to it.
     pub wire: Wire,
-    /// For `openai` it ends in `/v1`; for `anthropic` it is the server's root. No trailing slash.
+    /// For `openai` and `responses` it ends in `/v1`; for `anthropic` and `gemini` it is the server's
+    /// root. No trailing slash.
     pub base_url: String,
     /// The model's name as the server knows it.
     pub model: String,
@@ -76,6 +87,40 @@ impl fmt::Display for Endpoint {
 /// Model used when none is chosen.
 const OPENAI_MODEL: &str = "gpt-5.1";
 const ANTHROPIC_MODEL: &str = "claude-sonnet-4-5";
+const GEMINI_MODEL: &str = "gemini-2.5-pro";
+
+/// Where a wire's own provider is reached, and the variables that say otherwise.
+struct Home {
+    key_variable: &'static str,
+    base_variable: &'static str,
+    public_url: &'static str,
+    model: &'static str,
+}
+
+impl Home {
+    fn of(wire: Wire) -> Self {
+        match wire {
+            Wire::OpenAiChat | Wire::OpenAiResponses => Self {
+                key_variable: "OPENAI_API_KEY",
+                base_variable: "OPENAI_BASE_URL",
+                public_url: "https://api.openai.com/v1",
+                model: OPENAI_MODEL,
+            },
+            Wire::Anthropic => Self {
+                key_variable: "ANTHROPIC_API_KEY",
+                base_variable: "ANTHROPIC_BASE_URL",
+                public_url: "https://api.anthropic.com",
+                model: ANTHROPIC_MODEL,
+            },
+            Wire::Gemini => Self {
+                key_variable: "GEMINI_API_KEY",
+                base_variable: "GEMINI_BASE_URL",
+                public_url: "https://generativelanguage.googleapis.com",
+                model: GEMINI_MODEL,
+            },
+        }
+    }
+}
 
 /// What the settings and the environment say about the provider.
 #[derive(Debug, Clone)]
@@ -117,6 +162,7 @@ pub enum NoProvider {
         "no model to talk to. Any of these will do:\n  \
          export ANTHROPIC_API_KEY=…           Anthropic\n  \
          export OPENAI_API_KEY=…              OpenAI\n  \
+         export GEMINI_API_KEY=…              Google\n  \
          ollama serve                         a local server on port 11434 (LM Studio: 1234, llama.cpp: 8080)\n  \
          vtcode exec --base-url URL -m MODEL  any OpenAI-compatible server\n  \
          vtcode demo                          see it work with a recorded model: no key, no network"
@@ -134,6 +180,7 @@ pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
             Some(url) if is_openai_style(url) => Some(Wire::OpenAiChat),
             _ if env.text("ANTHROPIC_API_KEY").is_some() => Some(Wire::Anthropic),
             _ if env.text("OPENAI_API_KEY").is_some() => Some(Wire::OpenAiChat),
+            _ if env.text("GEMINI_API_KEY").is_some() => Some(Wire::Gemini),
             _ if env.text("OPENAI_BASE_URL").is_some() => Some(Wire::OpenAiChat),
             _ => None,
         },
@@ -141,25 +188,18 @@ pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
     let Some(wire) = wire else {
         return Ok(Choice::Local { model: settings.model.clone() });
     };
-    let (key_variable, base_variable, public_url, default_model) = match wire {
-        Wire::OpenAiChat => {
-            ("OPENAI_API_KEY", "OPENAI_BASE_URL", "https://api.openai.com/v1", OPENAI_MODEL)
-        }
-        Wire::Anthropic => (
-            "ANTHROPIC_API_KEY",
-            "ANTHROPIC_BASE_URL",
-            "https://api.anthropic.com",
-            ANTHROPIC_MODEL,
-        ),
-    };
-    let base_url =
-        settings.base_url.as_deref().or_else(|| env.text(base_variable)).unwrap_or(public_url);
+    let home = Home::of(wire);
+    let base_url = settings
+        .base_url
+        .as_deref()
+        .or_else(|| env.text(home.base_variable))
+        .unwrap_or(home.public_url);
     let base_url = check_url(base_url)?;
-    let key = env.text(key_variable).map(SecretString::from);
-    if key.is_none() && base_url == public_url {
-        return Err(NoProvider::NoKey { wire, variable: key_variable });
+    let key = env.text(home.key_variable).map(SecretString::from);
+    if key.is_none() && base_url == home.public_url {
+        return Err(NoProvider::NoKey { wire, variable: home.key_variable });
     }
-    let model = settings.model.clone().unwrap_or_else(|| default_model.to_owned());
+    let model = settings.model.clone().unwrap_or_else(|| home.model.to_owned());
     Ok(Choice::Endpoint(Endpoint { wire, base_url, model, key }))
 }
 
@@ -223,6 +263,34 @@ mod tests {
         assert_eq!(
             chosen(&set(Some("openai"), None), &[openai, anthropic]),
             format!("openai https://api.openai.com/v1 {OPENAI_MODEL} k1")
+        );
+        let gemini = ("GEMINI_API_KEY", "k3");
+        let google = format!("gemini https://generativelanguage.googleapis.com {GEMINI_MODEL} k3");
+        assert_eq!(chosen(&none, &[gemini]), google);
+        assert_eq!(
+            chosen(&none, &[gemini, openai]),
+            format!("openai https://api.openai.com/v1 {OPENAI_MODEL} k1")
+        );
+        assert_eq!(chosen(&none, &[gemini, ("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")]), google);
+    }
+
+    #[test]
+    fn the_wires_that_no_key_chooses_have_names() {
+        for wire in Wire::ALL {
+            assert_eq!(wire.as_str().parse::<Wire>().unwrap(), wire);
+        }
+        let key = ("OPENAI_API_KEY", "k1");
+        assert_eq!(
+            chosen(&set(Some("responses"), None), &[key]),
+            format!("responses https://api.openai.com/v1 {OPENAI_MODEL} k1")
+        );
+        assert_eq!(
+            chosen(&set(Some("gemini"), None), &[("GEMINI_BASE_URL", "http://127.0.0.1:9/")]),
+            format!("gemini http://127.0.0.1:9 {GEMINI_MODEL} none")
+        );
+        assert_eq!(
+            chosen(&set(Some("gemini"), None), &[key]),
+            "no key for `gemini`: set GEMINI_API_KEY, or choose another provider (--provider)"
         );
     }
 

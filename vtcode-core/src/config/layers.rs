@@ -253,7 +253,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "provider",
         env: Some("VTCODE_PROVIDER"),
-        doc: "the wire format: `openai` (Chat Completions, also for compatible servers) or `anthropic`",
+        doc: "the wire format: `openai` (Chat Completions, also for compatible servers), `responses` (OpenAI Responses), `anthropic` or `gemini`",
         workspace: true,
         kind: Kind::Text(|s, v| s.provider = Some(v)),
         get: |s| chosen(s.provider.as_ref()),
@@ -269,7 +269,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "base_url",
         env: Some("VTCODE_BASE_URL"),
-        doc: "where the provider is reached; ends in `/v1` for `openai`, the server's root for `anthropic`",
+        doc: "where the provider is reached; ends in `/v1` for `openai` and `responses`, the server's root for `anthropic` and `gemini`",
         workspace: false,
         kind: Kind::Text(|s, v| s.base_url = Some(v)),
         get: |s| chosen(s.base_url.as_ref()),

@@ -279,6 +279,7 @@ impl<'a> Run<'a> {
             system,
             tools: engine.pipeline.registry().specs(),
             max_output_tokens: engine.client.limits().max_output_tokens,
+            session_id: engine.session_id.clone(),
         };
         let provider = engine.client.provider();
         let mut conversation = Conversation::new(provider.head(&setup));

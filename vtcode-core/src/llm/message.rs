@@ -229,6 +229,8 @@ pub struct Setup {
     pub tools: Vec<ToolSpec>,
     /// Output tokens asked for where the wire demands a number.
     pub max_output_tokens: u32,
+    /// The session's id, by which a provider finds what it has cached; may be empty.
+    pub session_id: String,
 }
 
 /// A request of the library's user: some messages and an optional system prompt.

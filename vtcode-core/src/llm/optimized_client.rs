@@ -137,7 +137,7 @@ impl OptimizedLLMClient {
         let provider = provider::for_wire(endpoint.wire);
         let unusable = |what: String| LlmError::Endpoint { what };
 
-        let url = request_url(provider, &endpoint.base_url).ok_or_else(|| {
+        let url = request_url(provider, &endpoint.base_url, &endpoint.model).ok_or_else(|| {
             unusable("the base URL must look like `https://host` or `http://host:port/v1`".into())
         })?;
 
@@ -209,6 +209,7 @@ impl OptimizedLLMClient {
             system: request.system.clone(),
             tools: Vec::new(),
             max_output_tokens: self.inner.limits.max_output_tokens,
+            session_id: String::new(),
         }));
         for message in &request.messages {
             conversation.push(provider.segment(message));
@@ -304,7 +305,8 @@ impl Inner {
             },
         };
         let message = self.shown(&message);
-        let retry_after = refusal.retry_after;
+        let retry_after = refusal.retry_after.or_else(|| self.provider.retry_after(&refusal.body));
+        let contains = |word: &str| memchr::memmem::find(&refusal.body, word.as_bytes()).is_some();
         match status {
             300..=399 => LlmError::BadRequest {
                 status,
@@ -317,15 +319,15 @@ impl Inner {
                 },
             },
             401 | 403 => LlmError::Auth { status, message },
+            // Google's word for a key that it does not know.
+            400 if contains("API_KEY_INVALID") => LlmError::Auth { status, message },
             404 => LlmError::NotFound {
                 url: self.shown_url(),
                 model: self.endpoint.model.clone(),
                 message,
             },
             // An empty account answers like a crowded server, but no wait fills it.
-            429 if memchr::memmem::find(&refusal.body, b"insufficient_quota").is_some() => {
-                LlmError::BadRequest { status, message }
-            }
+            429 if contains("insufficient_quota") => LlmError::BadRequest { status, message },
             429 => LlmError::RateLimited { retry_after, message },
             // What a server has not learned, it does not learn while we wait.
             501 | 505 => LlmError::BadRequest { status, message },
@@ -337,7 +339,7 @@ impl Inner {
 
 /// Returns the URL that requests go to, if the base URL is one for HTTP. A query, which some
 /// gateways ask for, stays at the end.
-fn request_url(provider: &dyn Provider, base_url: &str) -> Option<Url> {
+fn request_url(provider: &dyn Provider, base_url: &str, model: &str) -> Option<Url> {
     let mut base = Url::parse(base_url.trim()).ok()?;
     if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
         return None;
@@ -345,7 +347,9 @@ fn request_url(provider: &dyn Provider, base_url: &str) -> Option<Url> {
     let query = base.query().map(str::to_owned);
     base.set_query(None);
     base.set_fragment(None);
-    let mut url = Url::parse(&provider.url(base.as_str().trim_end_matches('/'))).ok()?;
+    let mut url = Url::parse(&provider.url(base.as_str().trim_end_matches('/'), model)).ok()?;
+    let queries: Vec<_> = url.query().into_iter().chain(query.as_deref()).collect();
+    let query = Some(queries.join("&")).filter(|query| !query.is_empty());
     url.set_query(query.as_deref());
     Some(url)
 }

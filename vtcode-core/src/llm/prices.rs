@@ -29,10 +29,17 @@ const PRICES: &[Listed] = &[
     price(Wire::OpenAiChat, "gpt-4.1", 2.0, 0.5, 8.0),
     price(Wire::OpenAiChat, "gpt-4o-mini", 0.15, 0.075, 0.6),
     price(Wire::OpenAiChat, "gpt-4o", 2.5, 1.25, 10.0),
+    // Of Gemini's two prices the one for up to 200 000 tokens of input.
+    price(Wire::Gemini, "gemini-3-pro", 2.0, 0.2, 12.0),
+    price(Wire::Gemini, "gemini-2.5-pro", 1.25, 0.125, 10.0),
+    price(Wire::Gemini, "gemini-2.5-flash-lite", 0.1, 0.01, 0.4),
+    price(Wire::Gemini, "gemini-2.5-flash", 0.3, 0.03, 2.5),
 ];
 
 /// Returns the list price of a model; none when it is not known.
 pub fn listed(wire: Wire, model: &str) -> Option<Price> {
+    // Both wires lead to the same models.
+    let wire = if wire == Wire::OpenAiResponses { Wire::OpenAiChat } else { wire };
     let fits = |listed: &&Listed| listed.wire == wire && model.starts_with(listed.model);
     let listed = PRICES.iter().filter(fits).max_by_key(|listed| listed.model.len())?;
     Some(listed.price)
@@ -62,6 +69,8 @@ mod tests {
             |wire, model| listed(wire, model).map(|price| (price.of(usage) * 1e4).round() / 1e4);
         assert_eq!(cost(Wire::Anthropic, "claude-opus-4-5-20251101"), Some(5.25));
         assert_eq!(cost(Wire::OpenAiChat, "gpt-5-mini"), Some(0.3375));
+        assert_eq!(cost(Wire::OpenAiResponses, "gpt-5-mini"), Some(0.3375));
+        assert_eq!(cost(Wire::Gemini, "gemini-2.5-flash-lite"), Some(0.095));
         assert_eq!(cost(Wire::OpenAiChat, "llama3"), None);
         assert_eq!(cost(Wire::OpenAiChat, "claude-opus-4-5"), None);
     }

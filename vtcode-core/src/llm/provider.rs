@@ -4,31 +4,38 @@
 
 pub mod anthropic;
 mod arguments;
+pub mod gemini;
 mod halves;
 pub mod openai_chat;
+pub mod openai_responses;
 mod reported;
+mod seal;
 pub mod sse;
 mod text;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::config::endpoint::Wire;
-use crate::llm::message::{Delta, Message, Setup, ToolCall};
+use crate::llm::message::{Delta, Message, Setup, ToolAnswer, ToolCall};
 
 /// Returns the translation for a wire format.
 pub fn for_wire(wire: Wire) -> &'static dyn Provider {
     match wire {
         Wire::OpenAiChat => &openai_chat::OpenAiChat,
+        Wire::OpenAiResponses => &openai_responses::OpenAiResponses,
         Wire::Anthropic => &anthropic::Anthropic,
+        Wire::Gemini => &gemini::Gemini,
     }
 }
 
 /// A stateless translation between the conversation and one wire format.
 pub trait Provider: Send + Sync {
     /// Returns the request URL for a base URL without trailing slash.
-    fn url(&self, base_url: &str) -> String;
+    fn url(&self, base_url: &str, model: &str) -> String;
 
     /// Returns the headers of a request, the one with the key among them, as name and value.
     fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)>;
@@ -47,6 +54,12 @@ pub trait Provider: Send + Sync {
 
     /// Returns what an error body says, if it has the wire's error shape.
     fn error_message(&self, body: &[u8]) -> Option<String>;
+
+    /// Returns the wait that an error body asks for, on a wire that says it there and not in a
+    /// header.
+    fn retry_after(&self, _body: &[u8]) -> Option<Duration> {
+        None
+    }
 }
 
 /// Decodes one streamed answer, event by event.
@@ -107,6 +120,16 @@ fn join(head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
 fn malformed(data: &str, error: &serde_json::Error) -> DecodeError {
     let start: String = data.chars().take(200).collect();
     DecodeError::Malformed { what: format!("{error}: {start}") }
+}
+
+/// Returns a result's text for a wire that has no mark for a failed call: the text says it.
+fn marked_text(result: &ToolAnswer) -> Cow<'_, str> {
+    let says_so = result.text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("error"));
+    if result.is_error && !says_so {
+        format!("error: {}", result.text).into()
+    } else {
+        result.text.as_str().into()
+    }
 }
 
 /// Gives the `nth` call of an answer an id of its own where the server gave none, or one twice.
@@ -193,6 +216,7 @@ mod tests {
                 parameters: serde_json::json!({"type": "object"}),
             }],
             max_output_tokens: 99,
+            session_id: "s1".to_owned(),
         }
     }
 
@@ -245,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_longer_conversation_begins_with_the_bytes_of_the_shorter() {
-        for wire in [Wire::OpenAiChat, Wire::Anthropic] {
+        for wire in Wire::ALL {
             let provider = for_wire(wire);
             let head = provider.head(&setup());
             let segments: Vec<_> = messages().iter().map(|m| provider.segment(m)).collect();
@@ -259,6 +283,92 @@ mod tests {
                 let shorter = body(count);
                 let prefix = shorter.strip_suffix("]}").unwrap();
                 assert!(body(count + 1).starts_with(prefix), "{wire} {count}");
+            }
+        }
+    }
+
+    /// The data of a stream with thinking, words and two calls.
+    fn sample(wire: Wire) -> Vec<&'static str> {
+        match wire {
+            Wire::OpenAiChat => vec![
+                r#"{"choices":[{"delta":{"reasoning_content":"hm"}}]}"#,
+                r#"{"choices":[{"delta":{"content":"So."}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\":"}}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"b","function":{"name":"f","arguments":"{}"}}]}}]}"#,
+                r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#,
+                "[DONE]",
+            ],
+            Wire::OpenAiResponses => vec![
+                r#"{"type":"response.output_item.added","output_index":0,"item":{"type":"reasoning","id":"r"}}"#,
+                r#"{"type":"response.reasoning_summary_text.delta","output_index":0,"item_id":"r","delta":"hm"}"#,
+                r#"{"type":"response.output_item.done","output_index":0,"item":{"type":"reasoning","id":"r","encrypted_content":"e"}}"#,
+                r#"{"type":"response.output_text.delta","output_index":1,"item_id":"m","delta":"So."}"#,
+                r#"{"type":"response.output_item.done","output_index":1,"item":{"type":"message","id":"m"}}"#,
+                r#"{"type":"response.output_item.added","output_index":2,"item":{"type":"function_call","id":"i","call_id":"a","name":"f"}}"#,
+                r#"{"type":"response.function_call_arguments.delta","output_index":2,"item_id":"i","delta":"{\"x\":"}"#,
+                r#"{"type":"response.function_call_arguments.delta","output_index":2,"item_id":"i","delta":"1}"}"#,
+                r#"{"type":"response.function_call_arguments.done","output_index":2,"item_id":"i"}"#,
+                r#"{"type":"response.output_item.done","output_index":3,"item":{"type":"function_call","call_id":"b","name":"f","arguments":"{}"}}"#,
+                r#"{"type":"response.completed","response":{"status":"completed"}}"#,
+            ],
+            Wire::Anthropic => vec![
+                r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"hm"}}"#,
+                r#"{"type":"content_block_stop","index":0}"#,
+                r#"{"type":"content_block_start","index":1,"content_block":{"type":"text","text":"So."}}"#,
+                r#"{"type":"content_block_stop","index":1}"#,
+                r#"{"type":"content_block_start","index":2,"content_block":{"type":"tool_use","id":"a","name":"f","input":{}}}"#,
+                r#"{"type":"content_block_delta","index":2,"delta":{"partial_json":"{\"x\":"}}"#,
+                r#"{"type":"content_block_delta","index":2,"delta":{"partial_json":"1}"}}"#,
+                r#"{"type":"content_block_stop","index":2}"#,
+                r#"{"type":"content_block_start","index":3,"content_block":{"type":"tool_use","id":"b","name":"f","input":{}}}"#,
+                r#"{"type":"content_block_stop","index":3}"#,
+                r#"{"type":"message_delta","delta":{"stop_reason":"tool_use"}}"#,
+                r#"{"type":"message_stop"}"#,
+            ],
+            Wire::Gemini => vec![
+                r#"{"candidates":[{"content":{"parts":[{"text":"hm","thought":true}]}}],"responseId":"r"}"#,
+                r#"{"candidates":[{"content":{"parts":[{"text":"So."}]}}],"responseId":"r"}"#,
+                r#"{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{"x":1}},"thoughtSignature":"e"}]}}]}"#,
+                r#"{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{}}}]}}]}"#,
+                r#"{"candidates":[{"finishReason":"STOP"}]}"#,
+            ],
+        }
+    }
+
+    #[test]
+    fn a_stream_with_an_event_lost_doubled_or_too_early_still_ends_and_no_id_comes_twice() {
+        for wire in Wire::ALL {
+            let whole = sample(wire);
+            let mut broken = vec![whole.clone()];
+            for at in 0..whole.len() {
+                let mut lost = whole.clone();
+                lost.remove(at);
+                let mut doubled = whole.clone();
+                doubled.insert(at, whole[at]);
+                let mut early = whole.clone();
+                early.swap(at, at.saturating_sub(1));
+                broken.extend([lost, doubled, early]);
+            }
+            for (number, events) in broken.into_iter().enumerate() {
+                let (mut decoder, mut deltas) = (for_wire(wire).decoder(&[]), Vec::new());
+                let decoded =
+                    events.iter().try_for_each(|data| decoder.event("", data, &mut deltas));
+                let ended = decoded.and_then(|()| decoder.end(&mut deltas));
+                let finished = deltas.iter().filter(|d| matches!(d, Delta::Finish(_))).count();
+                assert_eq!(finished, usize::from(ended.is_ok()), "{wire} {events:?}");
+                let mut ids: Vec<_> = deltas
+                    .iter()
+                    .filter_map(|delta| match delta {
+                        Delta::Part(Part::ToolCall(call)) => Some(&call.id),
+                        _ => None,
+                    })
+                    .collect();
+                let calls = ids.len();
+                assert!(number > 0 || calls == 2, "{wire}: {deltas:?}");
+                ids.sort();
+                ids.dedup();
+                assert_eq!(ids.len(), calls, "{wire} {events:?}");
             }
         }
     }

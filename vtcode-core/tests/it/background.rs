@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use vtcode_core::config::endpoint::Wire;
 use vtcode_core::core::event::EventKind;
 use vtcode_core::core::optimized_agent::End;
 use vtcode_core::tools::async_pipeline::{
@@ -14,7 +15,7 @@ use vtcode_core::tools::async_pipeline::{
 };
 use vtcode_testkit::{Reply, call, say};
 
-use crate::session::{BOTH, Session, full, plain, within};
+use crate::session::{ALL, Session, full, plain, within};
 
 fn start(command: &str) -> Reply {
     call("run_command", json!({"command": command, "background": true}))
@@ -66,7 +67,7 @@ fn fifo(folder: &Path) {
 
 #[tokio::test]
 async fn a_command_is_started_looked_at_and_stopped() {
-    for wire in BOTH {
+    for wire in ALL {
         for limits in [full(), plain()] {
             let replies = vec![
                 start(SERVER),
@@ -99,7 +100,7 @@ async fn a_command_is_started_looked_at_and_stopped() {
 async fn it_ends_with_the_session() {
     for limits in [full(), plain()] {
         let replies = vec![start(SERVER), run(WAIT), say("It runs.")];
-        let session = Session::new(BOTH[0], limits, replies).await;
+        let session = Session::new(ALL[0], limits, replies).await;
         fifo(session.workspace.path());
         session.run(&["serve"]).await;
         let pid = session.workspace.read("pid");
@@ -112,7 +113,7 @@ async fn it_ends_with_the_session() {
 async fn it_ends_with_an_interrupted_session() {
     let wait = call("command_output", json!({"id": "bg1", "wait_ms": 60_000}));
     let replies = vec![start(SERVER), run(WAIT), wait];
-    let session = Session::new(BOTH[0], full(), replies).await.cancel_when(
+    let session = Session::new(ALL[0], full(), replies).await.cancel_when(
         |kind| matches!(kind, EventKind::ToolStarted { name, .. } if name == "command_output"),
     );
     fifo(session.workspace.path());
@@ -126,7 +127,7 @@ async fn several_starts_in_one_answer_have_their_ids_in_the_order_asked() {
     for limits in [full(), plain()] {
         // The first only reads, as far as anybody can tell; the second may do anything.
         let many = start("sleep 600; pwd").and(start("exec sleep 600")).and(start("sleep 600; ls"));
-        let session = Session::new(BOTH[0], limits, vec![many, say("Done.")]).await;
+        let session = Session::new(ALL[0], limits, vec![many, say("Done.")]).await;
         session.run(&["go"]).await;
         for n in 1..=3 {
             let transcript = session.transcript();
@@ -143,7 +144,7 @@ async fn several_starts_in_one_answer_have_their_ids_in_the_order_asked() {
 
 #[tokio::test]
 async fn it_ends_when_the_pipeline_shuts_down_though_somebody_still_holds_the_tools() {
-    let session = Session::new(BOTH[0], full(), Vec::new()).await;
+    let session = Session::new(Wire::OpenAiChat, full(), Vec::new()).await;
     let registry = session.registry();
     let pipeline = AsyncToolPipeline::with_registry(Arc::clone(&registry));
     for (id, args) in [

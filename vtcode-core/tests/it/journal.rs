@@ -16,7 +16,7 @@ use vtcode_core::core::journal::SessionEntry;
 use vtcode_core::core::optimized_agent::{End, FailureKind};
 use vtcode_testkit::{Fault, Reply, call, fail, raw_call, say, think};
 
-use crate::session::{BOTH, Session, full, plain, replay};
+use crate::session::{ALL, Session, full, plain, replay};
 
 /// A session in which most things happen: thinking, calls together and alone, failures, a retry.
 fn script() -> Vec<Reply> {
@@ -158,7 +158,7 @@ proptest! {
         replies in prop::collection::vec(reply(), 1..5),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        for wire in BOTH {
+        for wire in ALL {
             runtime.block_on(async {
                 let whole = sent(wire, full(), replies.clone(), &[&["one", "two"]]).await;
                 let parts = sent(wire, full(), replies.clone(), &[&["one"], &["two"]]).await;
@@ -181,7 +181,7 @@ async fn killed(wire: Wire, records: &[u8]) -> Session {
 
 #[tokio::test]
 async fn a_session_killed_at_any_moment_goes_on() {
-    for (wire, in_a_record) in BOTH.into_iter().zip([true, false]) {
+    for (wire, in_a_record) in ALL.into_iter().zip([true, false, false, true]) {
         let session = Session::new(wire, full(), script()).await;
         assert!(is_done(session.run(&["go"]).await.end.as_ref()));
         let bodies = session.bodies();
@@ -215,7 +215,7 @@ async fn a_session_killed_at_any_moment_goes_on() {
 
 #[tokio::test]
 async fn a_session_interrupted_at_any_event_goes_on() {
-    for (wire, limits) in BOTH.into_iter().zip([full(), plain()]) {
+    for (wire, limits) in ALL.into_iter().zip([full(), plain(), plain(), full()]) {
         for nth in 0.. {
             let seen = AtomicUsize::new(0);
             let session = Session::new(wire, limits.clone(), with_end(script())).await;

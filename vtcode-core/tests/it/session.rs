@@ -27,7 +27,7 @@ use vtcode_core::tools::tool::{
 };
 use vtcode_testkit::{Reply, ScriptedModel, TempWorkspace};
 
-pub(crate) const BOTH: [Wire; 2] = [Wire::OpenAiChat, Wire::Anthropic];
+pub(crate) const ALL: [Wire; 4] = Wire::ALL;
 pub(crate) const ID: &str = "test";
 const SYSTEM: &str = "Work.";
 
@@ -125,6 +125,7 @@ impl Session {
     fn base_url(&self) -> String {
         match self.wire {
             Wire::Anthropic => self.model.anthropic_url(),
+            Wire::Gemini => self.model.gemini_url(),
             _ => self.model.openai_url(),
         }
     }
@@ -236,6 +237,7 @@ impl Session {
             system: SYSTEM.to_owned(),
             tools: self.registry().specs(),
             max_output_tokens: self.limits.client.max_output_tokens,
+            session_id: ID.to_owned(),
         });
         let segments: Vec<_> = messages.iter().map(|message| provider.segment(message)).collect();
         open(&self.shown(&provider.body(&head, &segments))).to_owned()
@@ -281,6 +283,8 @@ impl Session {
                     for part in parts {
                         match part {
                             Part::Text { text } => line(&format!("assistant: {text}")),
+                            // A seal over what comes next says nothing.
+                            Part::Reasoning { text, .. } if text.is_empty() => {}
                             Part::Reasoning { text, .. } => line(&format!("thinks: {text}")),
                             Part::ToolCall(call) => {
                                 line(&format!("calls {} {}", call.name, call.arguments));

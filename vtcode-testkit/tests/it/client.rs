@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use vtcode_testkit::{ScriptedModel, Wire};
 
-pub(crate) const BOTH: [Wire; 2] = [Wire::Chat, Wire::Messages];
+pub(crate) const ALL: [Wire; 4] = [Wire::Chat, Wire::Messages, Wire::Responses, Wire::Gemini];
 
 /// Long enough for any machine; a test that needs it hangs.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -164,7 +164,7 @@ impl Got {
     }
 }
 
-/// What an answer says, read off either wire.
+/// What an answer says, read off any wire.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Said {
     /// Text, thinking and calls in the order in which they began.
@@ -188,6 +188,8 @@ pub(crate) fn said(wire: Wire, got: &Got) -> Said {
     for (name, data) in got.events() {
         match wire {
             Wire::Chat => chat_event(&mut said, &name, &data),
+            Wire::Responses => responses_event(&mut said, &name, &data),
+            Wire::Gemini => gemini_chunk(&mut said, &name, &data),
             _ => messages_event(&mut said, &name, &data),
         }
     }
@@ -292,6 +294,100 @@ fn messages_event(said: &mut Said, name: &str, data: &Value) {
     }
 }
 
+fn responses_event(said: &mut Said, name: &str, data: &Value) {
+    assert_eq!(data["type"], name);
+    assert!(!said.terminal);
+    match name {
+        "response.output_item.added" => {
+            assert_eq!(count(&data["output_index"]), said.parts.len() as u64);
+            let item = &data["item"];
+            said.parts.push(match item["type"].as_str().unwrap() {
+                "message" => Part::Text(String::new()),
+                "reasoning" => Part::Thinking(String::new()),
+                "function_call" => Part::Call {
+                    id: item["call_id"].as_str().unwrap().to_owned(),
+                    name: item["name"].as_str().unwrap().to_owned(),
+                    arguments: String::new(),
+                },
+                other => panic!("{other}"),
+            });
+        }
+        "response.output_item.done" => {
+            assert_eq!(count(&data["output_index"]) + 1, said.parts.len() as u64);
+            let item = &data["item"];
+            let whole = match said.parts.last().unwrap() {
+                Part::Text(text) => item["content"][0]["text"] == **text,
+                Part::Thinking(text) => {
+                    assert!(item["encrypted_content"].is_string());
+                    item["summary"][0]["text"] == **text
+                }
+                Part::Call { arguments, .. } => item["arguments"] == **arguments,
+            };
+            assert!(whole, "{item}");
+        }
+        "response.completed" | "response.incomplete" => {
+            let response = &data["response"];
+            let reason = response["incomplete_details"]["reason"].as_str();
+            said.finish = reason.or(response["status"].as_str()).map(str::to_owned);
+            let usage = &response["usage"];
+            let cached = count(&usage["input_tokens_details"]["cached_tokens"]);
+            let input = count(&usage["input_tokens"]) - cached;
+            said.usage = Some((input, cached, count(&usage["output_tokens"])));
+            said.terminal = true;
+        }
+        "response.output_text.delta"
+        | "response.reasoning_summary_text.delta"
+        | "response.function_call_arguments.delta" => {
+            let (kind, so_far) = match said.parts.last_mut().unwrap() {
+                Part::Text(text) => ("output_text", text),
+                Part::Thinking(text) => ("reasoning_summary_text", text),
+                Part::Call { arguments, .. } => ("function_call_arguments", arguments),
+            };
+            assert_eq!(name, format!("response.{kind}.delta"));
+            so_far.push_str(data["delta"].as_str().unwrap());
+        }
+        "response.created" | "response.in_progress" => assert!(said.parts.is_empty()),
+        // What opens a part of an item, and what repeats its deltas.
+        _ => assert!(
+            name.contains("_part.") || name.contains("_text.") || name.contains("_arguments."),
+            "{name}"
+        ),
+    }
+}
+
+fn gemini_chunk(said: &mut Said, name: &str, data: &Value) {
+    assert_eq!(name, "");
+    assert!(!said.terminal);
+    let candidate = &data["candidates"][0];
+    for part in candidate["content"]["parts"].as_array().unwrap() {
+        if let Some(call) = part.get("functionCall") {
+            said.parts.push(Part::Call {
+                id: call.get("id").map_or("", |id| id.as_str().unwrap()).to_owned(),
+                name: call["name"].as_str().unwrap().to_owned(),
+                arguments: call["args"].to_string(),
+            });
+            continue;
+        }
+        let words = part["text"].as_str().unwrap();
+        match (part["thought"] == true, said.parts.last_mut()) {
+            (true, Some(Part::Thinking(text))) | (false, Some(Part::Text(text))) => {
+                text.push_str(words);
+            }
+            (true, _) => said.parts.push(Part::Thinking(words.to_owned())),
+            (false, _) if words.is_empty() => {}
+            (false, _) => said.parts.push(Part::Text(words.to_owned())),
+        }
+    }
+    let usage = &data["usageMetadata"];
+    let cached = count(&usage["cachedContentTokenCount"]);
+    let output = count(&usage["candidatesTokenCount"]) + count(&usage["thoughtsTokenCount"]);
+    said.usage = Some((count(&usage["promptTokenCount"]) - cached, cached, output));
+    if let Some(finish) = candidate["finishReason"].as_str() {
+        said.finish = Some(finish.to_owned());
+        said.terminal = true;
+    }
+}
+
 fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
 }
@@ -299,11 +395,18 @@ fn count(value: &Value) -> u64 {
 pub(crate) fn path(wire: Wire) -> &'static str {
     match wire {
         Wire::Chat => "/v1/chat/completions",
+        Wire::Responses => "/v1/responses",
+        Wire::Gemini => "/v1beta/models/m:streamGenerateContent?alt=sse",
         _ => "/v1/messages",
     }
 }
 
 pub(crate) fn request(wire: Wire, stream: bool) -> Value {
+    match wire {
+        Wire::Responses => return json!({"model": "m", "stream": stream, "input": "hi"}),
+        Wire::Gemini => return json!({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}),
+        _ => {}
+    }
     let mut request =
         json!({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}]});
     match wire {

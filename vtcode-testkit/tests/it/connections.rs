@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use vtcode_testkit::{Fault, ScriptedModel, Wire, say};
 
-use crate::client::{BOTH, Client, path, request, within};
+use crate::client::{ALL, Client, path, request, within};
 
 #[tokio::test]
 async fn two_requests_on_one_connection_get_two_replies() {
@@ -74,7 +74,7 @@ async fn a_responder_sees_the_request_and_its_number() {
 
 #[tokio::test]
 async fn an_ended_script_is_an_error_of_the_test_and_says_so() {
-    for wire in BOTH {
+    for wire in ALL {
         let model = ScriptedModel::start(vec![say("Only this.")]).await;
         let mut client = Client::to(&model).await;
         client.stream(wire).await;
@@ -160,6 +160,17 @@ async fn what_the_provider_would_refuse_is_refused_and_takes_no_reply() {
         ("/v1/messages", json!({"model": "m", "messages": []}).to_string(), 400, "messages"),
         ("/v1/messages", good(Wire::Chat).to_string(), 400, "max_tokens"),
         ("/v1/v1/messages", good(Wire::Messages).to_string(), 404, "POST /v1/v1/messages"),
+        ("/v1/responses", json!({"model": "m", "input": []}).to_string(), 400, "input"),
+        (path(Wire::Gemini), json!({"contents": []}).to_string(), 400, "contents"),
+        (path(Wire::Gemini), good(Wire::Chat).to_string(), 400, "Unknown name \"model\""),
+        ("/v1beta/models/m:streamGenerateContent", good(Wire::Gemini).to_string(), 404, "method"),
+        (
+            path(Wire::Gemini),
+            json!({"contents": [{"role": "user", "parts": [{"functionResponse": {}}]}]})
+                .to_string(),
+            400,
+            "functionResponse",
+        ),
         ("/chat/completions", good(Wire::Chat).to_string(), 404, "POST /chat/completions"),
     ] {
         client.post(target, &body).await;

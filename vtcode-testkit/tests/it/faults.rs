@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use vtcode_testkit::{Fault, ScriptedModel, Wire, call, fail, say};
 
-use crate::client::{BOTH, Client, path, request, said, within};
+use crate::client::{ALL, Client, path, request, said, within};
 
 const TEXT: &str = "Some words, so many that they need several events to arrive.";
 
@@ -28,13 +28,17 @@ async fn a_status_comes_with_its_headers_and_the_wires_own_error() {
         (Wire::Chat, 500, "server_error"),
         (Wire::Messages, 429, "rate_limit_error"),
         (Wire::Messages, 529, "overloaded_error"),
+        (Wire::Responses, 429, "requests"),
+        (Wire::Gemini, 429, "RESOURCE_EXHAUSTED"),
+        (Wire::Gemini, 500, "INTERNAL"),
     ] {
         let model = broken(Fault::status(code).header("Retry-After", "7")).await;
         let mut client = Client::to(&model).await;
         let got = client.stream(wire).await;
         assert_eq!(got.status, code);
         assert_eq!(got.header("retry-after"), Some("7"));
-        assert_eq!(got.json()["error"]["type"], kind);
+        let error = &got.json()["error"];
+        assert_eq!(error.get("type").unwrap_or(&error["status"]), kind);
         assert!(client.stream(wire).await.text().contains("Again."), "the connection goes on");
         assert!(model.requests().iter().all(|request| request.error.is_none()));
     }
@@ -51,7 +55,7 @@ async fn a_status_may_have_any_body() {
 
 #[tokio::test]
 async fn a_cut_after_events_leaves_whole_events_and_no_end() {
-    for wire in BOTH {
+    for wire in ALL {
         for count in [0, 2] {
             let model = broken(Fault::CutAfterEvents(count)).await;
             let mut client = Client::to(&model).await;
@@ -74,7 +78,7 @@ async fn a_cut_after_all_events_still_leaves_the_body_open() {
 
 #[tokio::test]
 async fn a_cut_after_bytes_leaves_exactly_so_many() {
-    for wire in BOTH {
+    for wire in ALL {
         let model = broken(Fault::CutAfterBytes(usize::MAX)).await;
         let whole = Client::to(&model).await.stream(wire).await.body;
         for count in [0, 1, 300, whole.len() - 1] {
@@ -101,7 +105,7 @@ async fn an_answer_that_is_not_streamed_is_cut_short_of_its_length() {
 
 #[tokio::test]
 async fn a_stall_lasts_until_the_client_goes_and_ends_then() {
-    for wire in BOTH {
+    for wire in ALL {
         let model = broken(Fault::StallAfterEvents(2)).await;
         let mut client = Client::to(&model).await;
         client.post(path(wire), &request(wire, true).to_string()).await;
@@ -144,21 +148,27 @@ async fn a_client_that_goes_between_two_chunks_is_noticed() {
 
 #[tokio::test]
 async fn an_overloaded_provider_says_so_in_the_stream() {
-    for (wire, name) in [(Wire::Chat, ""), (Wire::Messages, "error")] {
+    for (wire, name) in [
+        (Wire::Chat, ""),
+        (Wire::Messages, "error"),
+        (Wire::Responses, "error"),
+        (Wire::Gemini, ""),
+    ] {
         let model = broken(Fault::ErrorAfterEvents(3)).await;
         let got = Client::to(&model).await.stream(wire).await;
         assert!(got.complete);
         let events = got.events();
         assert_eq!(events.len(), 4);
         assert_eq!(events[3].0, name);
-        assert!(events[3].1["error"]["message"].as_str().unwrap().contains("verload"));
+        let error = events[3].1.get("error").unwrap_or(&events[3].1);
+        assert!(error["message"].as_str().unwrap().contains("verload"));
     }
 }
 
 #[tokio::test]
 async fn garbage_arrives_byte_by_byte_and_properly_framed() {
     for garbage in [b"data: {\"choices\": [\n\n\xff\xfe\0".to_vec(), Vec::new()] {
-        for wire in BOTH {
+        for wire in ALL {
             let model = broken(Fault::Garbage(garbage.clone())).await;
             let mut client = Client::to(&model).await;
             let got = client.stream(wire).await;
@@ -171,7 +181,7 @@ async fn garbage_arrives_byte_by_byte_and_properly_framed() {
 
 #[tokio::test]
 async fn a_reset_is_an_error_and_a_close_is_an_end() {
-    for wire in BOTH {
+    for wire in ALL {
         let model = broken(Fault::Reset).await;
         let mut client = Client::to(&model).await;
         client.post(path(wire), &request(wire, true).to_string()).await;
@@ -196,7 +206,12 @@ async fn a_portal_answers_with_html() {
 
 #[tokio::test]
 async fn an_empty_answer_is_valid_and_says_nothing() {
-    for (wire, finish) in [(Wire::Chat, "stop"), (Wire::Messages, "end_turn")] {
+    for (wire, finish) in [
+        (Wire::Chat, "stop"),
+        (Wire::Messages, "end_turn"),
+        (Wire::Responses, "completed"),
+        (Wire::Gemini, "STOP"),
+    ] {
         let reply = call("ls", json!({})).fault(Fault::Empty);
         let model = ScriptedModel::start(vec![reply, fail(Fault::Empty)]).await;
         let mut client = Client::to(&model).await;
@@ -211,7 +226,7 @@ async fn an_empty_answer_is_valid_and_says_nothing() {
 
 #[tokio::test]
 async fn a_missing_terminal_ends_the_body_but_not_the_message() {
-    for wire in BOTH {
+    for wire in ALL {
         let model = broken(Fault::MissingTerminal).await;
         let got = Client::to(&model).await.stream(wire).await;
         assert!(got.complete);

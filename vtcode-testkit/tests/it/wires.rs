@@ -1,9 +1,9 @@
-//! What is said, arrives, on either wire, streamed or not, however it is chunked.
+//! What is said, arrives, on any wire, streamed or not, however it is chunked.
 
 use serde_json::{Value, json};
 use vtcode_testkit::{Chunking, Reply, ScriptedModel, Wire, call, raw_call, say, think};
 
-use crate::client::{BOTH, Client, Part, path, request, said};
+use crate::client::{ALL, Client, Part, path, request, said};
 
 fn full() -> Reply {
     think("I should look at both files before I say anything.")
@@ -32,9 +32,12 @@ fn parts(second: &str) -> Vec<Part> {
 
 #[tokio::test]
 async fn thinking_words_and_parallel_calls_arrive_in_one_message_in_order() {
-    for (wire, second, finish) in
-        [(Wire::Chat, "call_0_3", "tool_calls"), (Wire::Messages, "toolu_0_3", "tool_use")]
-    {
+    for (wire, second, finish) in [
+        (Wire::Chat, "call_0_3", "tool_calls"),
+        (Wire::Messages, "toolu_0_3", "tool_use"),
+        (Wire::Responses, "call_0_3", "completed"),
+        (Wire::Gemini, "", "STOP"),
+    ] {
         let model = ScriptedModel::start(vec![full()]).await;
         let got = Client::to(&model).await.stream(wire).await;
         assert!(got.complete);
@@ -103,6 +106,72 @@ async fn a_messages_stream_has_the_events_that_the_provider_sends() {
 }
 
 #[tokio::test]
+async fn a_responses_stream_has_the_events_that_the_provider_sends() {
+    let reply = think("Hm.").and(say("Hi.")).and(call("ls", json!({"path": "."})));
+    let model = ScriptedModel::start(vec![reply]).await;
+    let got = Client::to(&model).await.stream(Wire::Responses).await;
+    let events = got.events();
+    let names: Vec<_> =
+        events.iter().map(|(name, _)| name.strip_prefix("response.").unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "created",
+            "in_progress",
+            "output_item.added",
+            "reasoning_summary_part.added",
+            "reasoning_summary_text.delta",
+            "reasoning_summary_text.done",
+            "reasoning_summary_part.done",
+            "output_item.done",
+            "output_item.added",
+            "content_part.added",
+            "output_text.delta",
+            "output_text.done",
+            "content_part.done",
+            "output_item.done",
+            "output_item.added",
+            "function_call_arguments.delta",
+            "function_call_arguments.done",
+            "output_item.done",
+            "completed",
+        ]
+    );
+    let numbers = events.iter().map(|(_, data)| data["sequence_number"].as_u64().unwrap());
+    assert!(numbers.eq(0..19));
+}
+
+#[tokio::test]
+async fn a_gemini_stream_has_the_parts_that_the_provider_sends() {
+    let calls = call("ls", json!({"path": "."})).and(call("ls", json!({})).call_id("own"));
+    let replies = vec![think("Hm.").and(calls), think("Hm.").and(say("Hi."))];
+    let model = ScriptedModel::start(replies).await;
+    let mut client = Client::to(&model).await;
+    let mut parts = async || -> Vec<String> {
+        let events = client.stream(Wire::Gemini).await.events();
+        let parts = events.iter().map(|(_, data)| &data["candidates"][0]["content"]["parts"][0]);
+        parts.map(Value::to_string).collect()
+    };
+    assert_eq!(
+        parts().await,
+        [
+            r#"{"text":"Hm.","thought":true}"#,
+            r#"{"functionCall":{"args":{"path":"."},"name":"ls"},"thoughtSignature":"signature+0/call=="}"#,
+            r#"{"functionCall":{"args":{},"id":"own","name":"ls"}}"#,
+            r#"{"text":""}"#,
+        ]
+    );
+    assert_eq!(
+        parts().await,
+        [
+            r#"{"text":"Hm.","thought":true}"#,
+            r#"{"text":"Hi."}"#,
+            r#"{"text":"","thoughtSignature":"signature+1/end=="}"#,
+        ]
+    );
+}
+
+#[tokio::test]
 async fn usage_is_streamed_on_the_chat_wire_only_when_asked_for() {
     let model = ScriptedModel::start(vec![say("Hi.")]).await;
     let mut client = Client::to(&model).await;
@@ -116,7 +185,7 @@ async fn usage_is_streamed_on_the_chat_wire_only_when_asked_for() {
 
 #[tokio::test]
 async fn without_stream_the_same_message_comes_whole() {
-    let model = ScriptedModel::start(vec![full(), full()]).await;
+    let model = ScriptedModel::start(vec![full(), full(), full(), full()]).await;
     let mut client = Client::to(&model).await;
 
     client.post(path(Wire::Chat), &request(Wire::Chat, false).to_string()).await;
@@ -144,11 +213,30 @@ async fn without_stream_the_same_message_comes_whole() {
     );
     assert_eq!(message["stop_reason"], "tool_use");
     assert_eq!(message["usage"]["input_tokens"], 200);
+
+    client.post(path(Wire::Responses), &request(Wire::Responses, false).to_string()).await;
+    let response = client.response().await.unwrap().json();
+    let kinds: Vec<_> =
+        response["output"].as_array().unwrap().iter().map(|item| &item["type"]).collect();
+    assert_eq!(kinds, ["reasoning", "message", "function_call", "function_call"]);
+    assert_eq!(response["status"], "completed");
+    assert_eq!(response["usage"]["input_tokens"], 1000);
+
+    let body = request(Wire::Gemini, false).to_string();
+    client.post("/v1beta/models/m:generateContent", &body).await;
+    let chunk = client.response().await.unwrap().json();
+    assert_eq!(chunk["candidates"][0]["content"]["parts"].as_array().unwrap().len(), 4);
+    assert_eq!(chunk["candidates"][0]["finishReason"], "STOP");
+    assert_eq!(chunk["usageMetadata"]["promptTokenCount"], 1000);
 }
 
 #[tokio::test]
 async fn raw_arguments_and_a_forced_finish_arrive_as_given() {
-    for (wire, finish) in [(Wire::Chat, "length"), (Wire::Messages, "max_tokens")] {
+    for (wire, finish) in [
+        (Wire::Chat, "length"),
+        (Wire::Messages, "max_tokens"),
+        (Wire::Responses, "max_output_tokens"),
+    ] {
         let cut = "{\"path\": \"src/ma";
         let model = ScriptedModel::start(vec![
             raw_call("read_file", cut).finish("length"),
@@ -168,7 +256,7 @@ async fn raw_arguments_and_a_forced_finish_arrive_as_given() {
 
 #[tokio::test]
 async fn however_it_is_chunked_the_same_bytes_arrive() {
-    for wire in BOTH {
+    for wire in ALL {
         let model = ScriptedModel::start(vec![full()]).await;
         let whole = Client::to(&model).await.stream(wire).await;
         assert_eq!(whole.chunks.len(), whole.events().len(), "one event a chunk");

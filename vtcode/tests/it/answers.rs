@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use serde_json::json;
 use vtcode_testkit::{ScriptedModel, call, say, think};
 
-use crate::user::{User, results, soon, system};
+use crate::user::{PROVIDERS, User, results, soon, system};
 
 #[tokio::test]
 async fn the_answer_goes_to_stdout_and_progress_to_stderr() {
@@ -24,24 +24,21 @@ async fn the_answer_goes_to_stdout_and_progress_to_stderr() {
 }
 
 #[tokio::test]
-async fn both_providers_carry_the_same_task() {
-    for anthropic in [false, true] {
-        let user = User::with([("notes.txt", "one\ntwo\n")]);
+async fn all_providers_carry_the_same_task() {
+    for provider in PROVIDERS {
+        let user = User::with([("notes.txt", "one\ntwo\n"), ("more.txt", "three\n")]);
+        let read = |path: &str| call("read_file", json!({"path": path}));
         let model = ScriptedModel::start(vec![
-            think("Which file?").and(call("read_file", json!({"path": "notes.txt"}))),
+            think("Which file?").and(say("Both.")).and(read("notes.txt")).and(read("more.txt")),
             say("Two."),
         ])
         .await;
-        let exec = if anthropic {
-            user.exec_anthropic(&model, "how many notes?")
-        } else {
-            user.exec(&model, "how many notes?")
-        };
+        let exec = user.exec_on(provider, &model, "how many notes?");
         exec.run().await.exits(0).prints("Two.\n");
         let requests = model.requests();
         assert_eq!(requests.len(), 2);
         assert!(requests.iter().all(|request| request.error.is_none()), "{requests:?}");
-        assert_eq!(results(&requests[1]), ["1\tone\n2\ttwo\n"], "anthropic: {anthropic}");
+        assert_eq!(results(&requests[1]), ["1\tone\n2\ttwo\n", "1\tthree\n"], "{provider}");
         assert!(String::from_utf8_lossy(&requests[0].body).contains("how many notes?"));
         assert_eq!(requests[0].connection, requests[1].connection, "one connection for all");
     }

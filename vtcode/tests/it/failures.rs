@@ -3,7 +3,7 @@
 use serde_json::json;
 use vtcode_testkit::{Fault, ScriptedModel, call, fail, raw_call, say};
 
-use crate::user::{User, last_result, results};
+use crate::user::{PROVIDERS, User, last_result, results};
 
 #[tokio::test]
 async fn nobody_there_is_told_with_the_address() {
@@ -24,16 +24,26 @@ async fn a_refused_key_and_an_unknown_model_are_the_providers_no() {
         (404, "knows no model `scripted`"),
         (400, "the provider does not take the request (HTTP 400)"),
     ] {
-        for anthropic in [false, true] {
+        for provider in PROVIDERS {
             let user = User::new();
             let model = ScriptedModel::start(vec![fail(Fault::status(status))]).await;
-            let exec =
-                if anthropic { user.exec_anthropic(&model, "hi") } else { user.exec(&model, "hi") };
+            let exec = user.exec_on(provider, &model, "hi");
             let ran = exec.run().await.exits(3).prints("").says(words);
             ran.says("the script orders this error");
             assert_eq!(model.requests().len(), 1, "asking again changes nothing");
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_that_google_does_not_know_is_a_refused_one() {
+    let user = User::new();
+    let body = r#"{"error": {"code": 400, "message": "API key not valid.", "status":
+        "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}}"#;
+    let fault = Fault::Status { code: 400, headers: Vec::new(), body: body.to_owned() };
+    let model = ScriptedModel::start(vec![fail(fault)]).await;
+    let ran = user.exec_on("gemini", &model, "hi").run().await.exits(3);
+    ran.says("the provider refused the key (HTTP 400)").says("API key not valid.");
 }
 
 #[tokio::test]
@@ -98,13 +108,17 @@ async fn an_answer_that_breaks_off_is_asked_for_again() {
         Fault::Empty,
         Fault::CloseBeforeResponse,
     ] {
-        let user = User::new();
-        let broken = say("Half an answer that").fault(fault.clone());
-        let model = ScriptedModel::start(vec![broken, say("A whole one.")]).await;
-        let ran = user.exec(&model, "hi").run().await.exits(0).prints("A whole one.\n");
-        ran.says("attempt 2");
-        let requests = model.requests();
-        assert_eq!(requests[0].body, requests[1].body, "{fault:?}");
+        for provider in PROVIDERS {
+            let user = User::new();
+            let half = "Half an answer that goes on for longer than two events hold";
+            let broken = say(half).fault(fault.clone());
+            let model = ScriptedModel::start(vec![broken, say("A whole one.")]).await;
+            let exec = user.exec_on(provider, &model, "hi");
+            // The line tells the cause first; how much of it there is room for depends on the URL.
+            exec.run().await.exits(0).prints("A whole one.\n").says("\n! ");
+            let requests = model.requests();
+            assert_eq!(requests[0].body, requests[1].body, "{provider} {fault:?}");
+        }
     }
 }
 
@@ -144,12 +158,11 @@ async fn the_model_can_mend_a_call_that_cannot_be_made() {
         (call("edit_file", json!({"path": "notes.txt"})), "bad arguments for `edit_file`"),
         (raw_call("run_command", ""), "missing field `command`"),
     ] {
-        for anthropic in [false, true] {
+        for provider in PROVIDERS {
             let user = User::with([("notes.txt", "one\n")]);
             let right = call("read_file", json!({"path": "notes.txt"}));
             let model = ScriptedModel::start(vec![wrong.clone(), right, say("Done.")]).await;
-            let exec =
-                if anthropic { user.exec_anthropic(&model, "hi") } else { user.exec(&model, "hi") };
+            let exec = user.exec_on(provider, &model, "hi");
             exec.run().await.exits(0).prints("Done.\n").says("failed");
             let told = results(&model.requests()[2]);
             assert!(told[0].contains(words), "{wrong:?}: {told:?}");
@@ -160,16 +173,24 @@ async fn the_model_can_mend_a_call_that_cannot_be_made() {
 
 #[tokio::test]
 async fn a_refusal_of_the_model_is_a_failed_task() {
-    let user = User::new();
-    let model = ScriptedModel::start(vec![say("No.").finish("content_filter")]).await;
-    user.exec(&model, "hi").run().await.exits(1).prints("").says("the model refused: No.");
+    for provider in PROVIDERS {
+        for (words, told) in [("No.", "the model refused: No."), ("", "refused without a word")] {
+            let user = User::new();
+            let model = ScriptedModel::start(vec![say(words).finish("content_filter")]).await;
+            let exec = user.exec_on(provider, &model, "hi");
+            exec.run().await.exits(1).prints("").says(told);
+        }
+    }
 }
 
 #[tokio::test]
 async fn an_answer_cut_off_at_the_output_limit_is_given_with_a_warning() {
-    let user = User::new();
-    let model = ScriptedModel::start(vec![say("As far as").finish("length")]).await;
-    user.exec(&model, "hi").run().await.exits(0).prints("As far as\n").says("output limit");
+    for provider in PROVIDERS {
+        let user = User::new();
+        let model = ScriptedModel::start(vec![say("As far as").finish("length")]).await;
+        let exec = user.exec_on(provider, &model, "hi");
+        exec.run().await.exits(0).prints("As far as\n").says("output limit");
+    }
 }
 
 #[tokio::test]

@@ -13,13 +13,35 @@ type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Wire, &'a str);
 async fn keys_and_urls_of_the_environment_choose_it() {
     let model = ScriptedModel::start_with(|_, _| say("Done.")).await;
     let (chat, root) = (model.openai_url(), model.anthropic_url());
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 10] = [
         ("key and url", &[("OPENAI_API_KEY", KEY), ("OPENAI_BASE_URL", &chat)], Wire::Chat, KEY),
         ("url alone", &[("OPENAI_BASE_URL", &chat)], Wire::Chat, ""),
         (
             "the other provider",
             &[("ANTHROPIC_API_KEY", KEY), ("ANTHROPIC_BASE_URL", &root)],
             Wire::Messages,
+            KEY,
+        ),
+        ("google", &[("GEMINI_API_KEY", KEY), ("GEMINI_BASE_URL", &root)], Wire::Gemini, KEY),
+        (
+            "google after the others",
+            &[
+                ("GEMINI_API_KEY", "sk-other"),
+                ("GEMINI_BASE_URL", "http://127.0.0.1:9"),
+                ("OPENAI_API_KEY", KEY),
+                ("OPENAI_BASE_URL", &chat),
+            ],
+            Wire::Chat,
+            KEY,
+        ),
+        (
+            "the other wire of the same provider",
+            &[
+                ("VTCODE_PROVIDER", "responses"),
+                ("OPENAI_API_KEY", KEY),
+                ("OPENAI_BASE_URL", &chat),
+            ],
+            Wire::Responses,
             KEY,
         ),
         (
@@ -73,10 +95,16 @@ async fn keys_and_urls_of_the_environment_choose_it() {
         exec.env("VTCODE_MODEL", "chosen").run().await.exits(0).prints("Done.\n");
         let request = model.requests().swap_remove(number);
         assert_eq!(request.wire, Some(wire), "{name}");
-        assert_eq!(request.json()["model"], "chosen", "{name}");
-        let sent = request.header("x-api-key").or(request
-            .header("authorization")
-            .map(|value| value.strip_prefix("Bearer ").unwrap()));
+        let named = match wire {
+            Wire::Gemini => request.path == "/v1beta/models/chosen:streamGenerateContent?alt=sse",
+            _ => request.json()["model"] == "chosen",
+        };
+        assert!(named, "{name}");
+        let bearer = request.header("authorization");
+        let sent = request
+            .header("x-api-key")
+            .or(request.header("x-goog-api-key"))
+            .or(bearer.map(|value| value.strip_prefix("Bearer ").unwrap()));
         assert_eq!(sent.unwrap_or_default(), key, "{name}");
     }
 }
@@ -152,7 +180,14 @@ async fn without_any_provider_the_ways_are_listed() {
     }
     let user = User::new();
     let ran = user.vtcode(["exec", "hi"]).run().await.exits(3).prints("");
-    for way in ["ANTHROPIC_API_KEY", "OPENAI_API_KEY", "ollama", "--base-url", "vtcode demo"] {
+    for way in [
+        "ANTHROPIC_API_KEY",
+        "OPENAI_API_KEY",
+        "GEMINI_API_KEY",
+        "ollama",
+        "--base-url",
+        "vtcode demo",
+    ] {
         assert!(ran.stderr.contains(way), "no `{way}` in:\n{ran}");
     }
     assert!(!user.state().exists(), "no session may be left");
@@ -161,7 +196,12 @@ async fn without_any_provider_the_ways_are_listed() {
 #[tokio::test]
 async fn a_provider_without_its_key_is_told_the_variable() {
     let user = User::new();
-    for (provider, variable) in [("openai", "OPENAI_API_KEY"), ("anthropic", "ANTHROPIC_API_KEY")] {
+    for (provider, variable) in [
+        ("openai", "OPENAI_API_KEY"),
+        ("responses", "OPENAI_API_KEY"),
+        ("anthropic", "ANTHROPIC_API_KEY"),
+        ("gemini", "GEMINI_API_KEY"),
+    ] {
         let exec = user.vtcode(["exec", "hi", "--provider", provider]);
         exec.run().await.exits(3).says(variable);
     }

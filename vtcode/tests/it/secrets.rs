@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use vtcode_testkit::{Fault, ScriptedModel, call, fail, say};
 
-use crate::user::User;
+use crate::user::{PROVIDERS, User, base_url};
 
 const KEY: &str = "sk-very-secret-0123456789";
 
@@ -25,7 +25,7 @@ fn holding(folder: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn no_output_and_no_file_ever_holds_it() {
-    for anthropic in [false, true] {
+    for provider in PROVIDERS {
         let user = User::new();
         let telltale = move |status| Fault::Status {
             code: status,
@@ -38,10 +38,11 @@ async fn no_output_and_no_file_ever_holds_it() {
             _ => fail(telltale(401)),
         })
         .await;
-        let (provider, url, variable) = if anthropic {
-            ("anthropic", model.anthropic_url(), "ANTHROPIC_API_KEY")
-        } else {
-            ("openai", model.openai_url(), "OPENAI_API_KEY")
+        let url = base_url(provider, &model);
+        let variable = match provider {
+            "anthropic" => "ANTHROPIC_API_KEY",
+            "gemini" => "GEMINI_API_KEY",
+            _ => "OPENAI_API_KEY",
         };
         for json in [false, true] {
             let args = ["exec", "--provider", provider, "--base-url", &url, "hi"];
@@ -52,6 +53,7 @@ async fn no_output_and_no_file_ever_holds_it() {
         let requests = model.requests();
         assert!(requests.iter().all(|r| r.headers.iter().any(|(_, value)| value.contains(KEY))));
         assert!(requests.iter().all(|r| !String::from_utf8_lossy(&r.body).contains(KEY)));
+        assert!(requests.iter().all(|r| !r.path.contains(KEY)));
         assert_eq!(holding(user.home.path()), [""; 0]);
         assert_eq!(holding(user.folder.path()), [""; 0]);
     }

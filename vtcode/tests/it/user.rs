@@ -117,17 +117,23 @@ impl User {
         self.vtcode(["exec", "--model", "scripted", "--base-url", &model.openai_url(), prompt])
     }
 
-    /// Returns `vtcode exec` over the Messages wire.
-    pub(crate) fn exec_anthropic(&self, model: &ScriptedModel, prompt: &str) -> Program {
-        let url = model.anthropic_url();
-        self.vtcode([
-            "exec",
-            "--model=scripted",
-            "--provider=anthropic",
-            "--base-url",
-            &url,
-            prompt,
-        ])
+    /// Returns `vtcode exec` over one of the [`PROVIDERS`].
+    pub(crate) fn exec_on(&self, provider: &str, model: &ScriptedModel, prompt: &str) -> Program {
+        let url = base_url(provider, model);
+        let args = ["exec", "--model=scripted", "--provider", provider, "--base-url", &url, prompt];
+        self.vtcode(args)
+    }
+}
+
+/// Every wire format, by the name that the command line knows.
+pub(crate) const PROVIDERS: [&str; 4] = ["openai", "responses", "anthropic", "gemini"];
+
+/// Returns where a model is reached over a wire.
+pub(crate) fn base_url(provider: &str, model: &ScriptedModel) -> String {
+    match provider {
+        "openai" | "responses" => model.openai_url(),
+        "anthropic" => model.anthropic_url(),
+        _ => model.gemini_url(),
     }
 }
 
@@ -336,16 +342,23 @@ impl Ran {
 /// Returns the results of tool calls in a request, in order, on either wire.
 pub(crate) fn results(request: &Request) -> Vec<String> {
     let body = request.json();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut results = Vec::new();
-    for message in body["messages"].as_array().unwrap() {
+    for message in list(&body["messages"]) {
         if message["role"] == "tool" {
-            results.push(message["content"].as_str().unwrap().to_owned());
+            results.push(text(&message["content"]));
         }
-        for block in message["content"].as_array().into_iter().flatten() {
-            if block["type"] == "tool_result" {
-                results.push(block["content"].as_str().unwrap_or_default().to_owned());
-            }
-        }
+        let blocks = list(&message["content"]).into_iter();
+        let blocks = blocks.filter(|block| block["type"] == "tool_result");
+        results.extend(blocks.map(|block| text(&block["content"])));
+    }
+    let items = list(&body["input"]).into_iter();
+    let items = items.filter(|item| item["type"] == "function_call_output");
+    results.extend(items.map(|item| text(&item["output"])));
+    for part in list(&body["contents"]).iter().flat_map(|content| list(&content["parts"])) {
+        let response = &part["functionResponse"]["response"];
+        results.extend(["output", "error"].iter().filter_map(|key| response.get(key)).map(text));
     }
     results
 }

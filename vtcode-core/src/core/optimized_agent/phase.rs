@@ -282,7 +282,10 @@ fn answer_ended(
         actions.push(Action::Warn("the answer was cut off at the model's output limit".to_owned()));
     }
     let end = if reason == FinishReason::Refusal {
-        let message = format!("the model refused: {}", text.trim());
+        let message = match text.trim() {
+            "" => "the model, or a filter of its provider, refused without a word".to_owned(),
+            words => format!("the model refused: {words}"),
+        };
         End::Failed(Failure { message, kind: FailureKind::Model })
     } else {
         End::Done(text)

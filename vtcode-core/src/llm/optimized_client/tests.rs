@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use secrecy::SecretString;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -525,6 +526,74 @@ async fn a_stand_in_for_a_key_does_not_riddle_the_servers_words() {
     let client = OptimizedLLMClient::with_endpoint(endpoint, limits()).unwrap();
     let error = ask(&client).await.unwrap_err();
     assert!(error.to_string().contains("no fixture: unexpected text"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_stream_is_heard_on_every_wire() {
+    for (wire, body) in [
+        (
+            Wire::OpenAiChat,
+            json!({"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 1}}),
+        ),
+        (
+            Wire::OpenAiResponses,
+            json!({"object": "response", "status": "completed", "error": null,
+            "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}],
+            "usage": {"input_tokens": 3, "output_tokens": 1}}),
+        ),
+        (
+            Wire::Anthropic,
+            json!({"type": "message", "content": [{"type": "text", "text": "Hi"}],
+            "stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 1}}),
+        ),
+        (
+            Wire::Gemini,
+            json!({"candidates": [{"content": {"parts": [{"text": "Hi"}]},
+            "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 1}}),
+        ),
+    ] {
+        let whole = Step::Send(http(200, "application/json", &body.to_string()));
+        let server = Server::start([vec![whole]]).await;
+        let answer = ask(&server.client_with(wire, limits())).await.unwrap();
+        assert_eq!((answer.text().as_str(), answer.finish), ("Hi", FinishReason::Stop), "{wire}");
+        assert_eq!((answer.usage.input_tokens, answer.usage.output_tokens), (3, 1), "{wire}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_stands_in_the_error_is_kept() {
+    let body = r#"{"error":{"message":"busy","details":[{"retryDelay":"0s"}]}}"#;
+    let server = Server::start([
+        vec![Step::Send(http(429, "application/json", body))],
+        vec![Step::Send(http(400, "application/json", "{}"))],
+    ])
+    .await;
+    let long = ClientLimits { backoff: GUARD, ..limits() };
+    let (events, error) = events(&server.client_with(Wire::Gemini, long)).await;
+    let waits: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            StreamEvent::Retry { wait, .. } => Some(*wait),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(waits, [Duration::ZERO]);
+    assert!(matches!(error, Some(LlmError::BadRequest { .. })), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_query_of_the_base_url_stands_beside_the_wires_own() {
+    let whole = Step::Send(http(400, "application/json", r#"{"error":{"message":"no"}}"#));
+    let server = Server::start([vec![whole]]).await;
+    let url = format!("http://127.0.0.1:{}/?version=2", server.port);
+    let client = OptimizedLLMClient::with_endpoint(endpoint(Wire::Gemini, &url), limits()).unwrap();
+    ask(&client).await.unwrap_err();
+    let request = &server.requests()[0];
+    let line = "POST /v1beta/models/m:streamGenerateContent?alt=sse&version=2 HTTP/1.1\r\n";
+    assert!(request.starts_with(line), "{request}");
+    assert!(request.contains(&format!("x-goog-api-key: {KEY}\r\n")), "{request}");
 }
 
 #[test]

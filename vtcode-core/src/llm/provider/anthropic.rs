@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported};
+use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported, seal};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
 
 /// The wire format.
@@ -31,7 +31,7 @@ const BLOCK_END: &[u8] = b"}]}";
 const MARKED_MESSAGES: usize = 2;
 
 impl Provider for Anthropic {
-    fn url(&self, base_url: &str) -> String {
+    fn url(&self, base_url: &str, _model: &str) -> String {
         format!("{base_url}/v1/messages")
     }
 
@@ -219,6 +219,7 @@ fn past<'a>((part, input): (&'a Part, &'a Option<Box<RawValue>>)) -> Option<Bloc
     match (part, input) {
         (Part::Text { text }, _) => text_block(text),
         (Part::Reasoning { signature: None, .. }, _) => None,
+        (Part::Reasoning { signature: Some(seal), .. }, _) if seal::is_marked(seal) => None,
         (Part::Reasoning { signature: Some(data), redacted: true, .. }, _) => {
             Some(Block::RedactedThinking { data })
         }
@@ -243,6 +244,17 @@ struct Event<'a> {
     content_block: Option<BlockStart<'a>>,
     #[serde(borrow)]
     delta: Option<BlockDelta<'a>>,
+    #[serde(default, deserialize_with = "if_sound")]
+    usage: Option<Counts>,
+}
+
+/// An answer that is not streamed.
+#[derive(Deserialize)]
+struct Whole<'a> {
+    #[serde(borrow)]
+    content: Option<Vec<BlockStart<'a>>>,
+    #[serde(borrow, default)]
+    stop_reason: Text<'a>,
     #[serde(default, deserialize_with = "if_sound")]
     usage: Option<Counts>,
 }
@@ -326,6 +338,7 @@ impl Decoder for AnthropicDecoder {
         let kind = if event.r#type.is_empty() { name } else { &*event.r#type.0 };
         let index = event.index.unwrap_or(0);
         match kind {
+            "message" => return self.whole(data, out),
             "message_start" => {
                 self.count(event.message.and_then(|message| message.usage), out);
             }
@@ -392,6 +405,25 @@ fn finish_reason(name: &str) -> FinishReason {
 }
 
 impl AnthropicDecoder {
+    fn whole(&mut self, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        let whole: Whole<'_> =
+            serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
+        for block in whole.content.into_iter().flatten() {
+            self.give_bare(out);
+            self.start(0, block, out);
+            if let Some((_, part)) = self.open.pop() {
+                self.stop(part, out);
+            }
+        }
+        let finish = finish_reason(&whole.stop_reason.0);
+        if finish != FinishReason::Length {
+            self.give_bare(out);
+        }
+        self.finish = Some(finish);
+        self.count(whole.usage, out);
+        self.end(out)
+    }
+
     fn start(&mut self, index: u64, block: BlockStart<'_>, out: &mut Vec<Delta>) {
         let part = match &*block.r#type.0 {
             "text" => Part::Text { text: String::new() },
@@ -587,7 +619,7 @@ mod tests {
     fn the_key_stands_in_one_header() {
         assert!(Anthropic.headers(Some("k")).contains(&("x-api-key", "k".to_owned())));
         assert!(!Anthropic.headers(None).iter().any(|(name, _)| *name == "x-api-key"));
-        assert_eq!(Anthropic.url("http://h"), "http://h/v1/messages");
+        assert_eq!(Anthropic.url("http://h", "m"), "http://h/v1/messages");
     }
 
     #[test]
@@ -783,6 +815,25 @@ mod tests {
         assert_eq!(
             decoded(&Anthropic, "event: ping\ndata: {\n\n"),
             "the stream holds an event that is not what the provider documents: EOF while parsing an object at line 1 column 1: {\n"
+        );
+    }
+
+    #[test]
+    fn a_whole_answer_decodes_as_one_event() {
+        check(
+            &[
+                r#"{"type":"message","role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":"seal"},{"type":"text","text":"Hi"},{"type":"tool_use","id":"a","name":"f","input":{"x":1}},{"type":"tool_use","id":"b","name":"g","input":{}}],"stop_reason":"tool_use","usage":{"input_tokens":3,"output_tokens":4}}"#,
+            ],
+            &expect![[r#"
+                reasoning "hm"
+                = reasoning "hm" seal
+                text "Hi"
+                = text "Hi"
+                = call a f {"x":1}
+                = call b g 
+                usage 3 (0) 4
+                finish ToolCalls
+            "#]],
         );
     }
 

@@ -14,7 +14,9 @@ use serde_json::value::RawValue;
 use super::arguments::{ObjectScan, as_object};
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported};
+use super::{
+    DecodeError, Decoder, Provider, join, malformed, marked_text, name_call, render, reported,
+};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
 /// The wire format.
@@ -22,7 +24,7 @@ use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer,
 pub struct OpenAiChat;
 
 impl Provider for OpenAiChat {
-    fn url(&self, base_url: &str) -> String {
+    fn url(&self, base_url: &str, _model: &str) -> String {
         format!("{base_url}/chat/completions")
     }
 
@@ -183,14 +185,8 @@ fn assistant(parts: &[Part]) -> Bytes {
     render(&Assistant { role: "assistant", content, tool_calls }).into()
 }
 
-/// Renders a tool's answer. The wire has no mark for a failed call, so the text says it.
 fn answer(result: &ToolAnswer) -> Vec<u8> {
-    let says_so = result.text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("error"));
-    let content = if result.is_error && !says_so {
-        format!("error: {}", result.text).into()
-    } else {
-        result.text.as_str().into()
-    };
+    let content = marked_text(result);
     render(&Answer { role: "tool", tool_call_id: &result.call_id, content })
 }
 
@@ -626,7 +622,7 @@ mod tests {
     fn the_key_stands_in_one_header() {
         assert!(OpenAiChat.headers(Some("k")).contains(&("authorization", "Bearer k".to_owned())));
         assert!(!OpenAiChat.headers(None).iter().any(|(name, _)| *name == "authorization"));
-        assert_eq!(OpenAiChat.url("http://h/v1"), "http://h/v1/chat/completions");
+        assert_eq!(OpenAiChat.url("http://h/v1", "m"), "http://h/v1/chat/completions");
     }
 
     #[test]

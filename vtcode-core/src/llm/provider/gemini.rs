@@ -1,0 +1,887 @@
+//! Google Gemini: messages in, request bytes out, each seal on the part that it came with; streamed
+//! chunks in, deltas out, a tool call at once, as the wire sends its arguments whole.
+//! Never puts the key into the URL, where logs and error messages would keep it.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::arguments::as_object;
+use super::halves::Halves;
+use super::text::{Text, if_sound};
+use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported, seal};
+use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
+
+/// The wire format.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gemini;
+
+impl Provider for Gemini {
+    fn url(&self, base_url: &str, model: &str) -> String {
+        let model = model.strip_prefix("models/").unwrap_or(model);
+        let mut url = format!("{base_url}/v1beta/models/");
+        for byte in model.bytes() {
+            // A name is one step of the path, whatever stands in it.
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {
+                    url.push(char::from(byte));
+                }
+                _ => write!(url, "%{byte:02X}").expect("a string takes all that is written"),
+            }
+        }
+        url.push_str(":streamGenerateContent?alt=sse");
+        url
+    }
+
+    fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            ("content-type", "application/json".to_owned()),
+            ("accept", "text/event-stream".to_owned()),
+        ];
+        headers.extend(key.map(|key| ("x-goog-api-key", key.to_owned())));
+        headers
+    }
+
+    fn head(&self, setup: &Setup) -> Bytes {
+        let mut bytes = render(&Head {
+            system_instruction: (!setup.system.trim().is_empty())
+                .then_some(System { parts: [PastPart::text(&setup.system)] }),
+            tools: (!setup.tools.is_empty()).then(|| {
+                let function_declarations = setup.tools.iter().map(|tool| Function {
+                    name: &tool.name,
+                    description: &tool.description,
+                    parameters_json_schema: schema(&tool.parameters),
+                });
+                [Tools { function_declarations: function_declarations.collect() }]
+            }),
+        });
+        bytes.pop();
+        if !bytes.ends_with(b"{") {
+            bytes.push(b',');
+        }
+        bytes.extend_from_slice(b"\"contents\":[");
+        bytes.into()
+    }
+
+    fn segment(&self, message: &Message) -> Bytes {
+        let (role, parts) = match message {
+            Message::User { text } if text.is_empty() => return Bytes::new(),
+            Message::User { text } => ("user", vec![PastPart::text(text)]),
+            Message::Assistant { parts } => ("model", past(parts)),
+            Message::Tool { results } => ("user", results.iter().map(PastPart::answer).collect()),
+        };
+        if parts.is_empty() {
+            return Bytes::new();
+        }
+        render(&Content { role, parts }).into()
+    }
+
+    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
+        let mut body = join(head, segments);
+        body.extend_from_slice(b"]}");
+        body
+    }
+
+    fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
+        Box::new(GeminiDecoder::default())
+    }
+
+    fn error_message(&self, body: &[u8]) -> Option<String> {
+        reported::message(body)
+    }
+
+    fn retry_after(&self, body: &[u8]) -> Option<Duration> {
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let details = body["error"]["details"].as_array()?;
+        let wait = details.iter().find_map(|detail| detail["retryDelay"].as_str())?;
+        Duration::try_from_secs_f64(wait.strip_suffix('s')?.parse().ok()?).ok()
+    }
+}
+
+/// Returns a tool's schema as `parametersJsonSchema` takes it: all of JSON Schema but the mark of
+/// its version. The older field `parameters` takes only a part, and refuses the rest by name.
+fn schema(parameters: &Value) -> Value {
+    let mut schema = parameters.clone();
+    if let Some(fields) = schema.as_object_mut() {
+        fields.remove("$schema");
+    }
+    schema
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Head<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system_instruction: Option<System<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tools: Option<[Tools<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+struct System<'a> {
+    parts: [PastPart<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tools<'a> {
+    function_declarations: Vec<Function<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Function<'a> {
+    name: &'a str,
+    description: &'a str,
+    parameters_json_schema: Value,
+}
+
+#[derive(Serialize)]
+struct Content<'a> {
+    role: &'static str,
+    parts: Vec<PastPart<'a>>,
+}
+
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct PastPart<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    thought: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<PastCall<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_response: Option<Answer<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thought_signature: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct PastCall<'a> {
+    id: &'a str,
+    name: &'a str,
+    args: Box<RawValue>,
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    id: &'a str,
+    name: &'a str,
+    response: Outcome<'a>,
+}
+
+/// The two fields that the model is told to look for.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome<'a> {
+    Output(&'a str),
+    Error(&'a str),
+}
+
+impl<'a> PastPart<'a> {
+    fn text(text: &'a str) -> Self {
+        Self { text: Some(text), ..Self::default() }
+    }
+
+    fn call(call: &'a ToolCall) -> Self {
+        let args = RawValue::from_string(as_object(&call.arguments).into_owned())
+            .expect("`as_object` gives only valid JSON");
+        let function_call = Some(PastCall { id: &call.id, name: &call.name, args });
+        Self { function_call, ..Self::default() }
+    }
+
+    fn answer(result: &'a ToolAnswer) -> Self {
+        let response = if result.is_error { Outcome::Error } else { Outcome::Output };
+        let function_response = Some(Answer {
+            id: &result.call_id,
+            name: &result.name,
+            response: response(&result.text),
+        });
+        Self { function_response, ..Self::default() }
+    }
+}
+
+/// Returns what the model said. Each seal goes back on the part on which it came, since the server
+/// refuses a call that has lost its own; thinking without this wire's seal is not sent.
+fn past(parts: &[Part]) -> Vec<PastPart<'_>> {
+    let mut sent = Vec::new();
+    let mut next_seal = None;
+    let mut says_something = false;
+    for part in parts {
+        let part = match part {
+            Part::Text { text } if text.is_empty() => continue,
+            Part::Text { text } => PastPart::text(text),
+            Part::ToolCall(call) => PastPart::call(call),
+            Part::Reasoning { text, signature, .. } => {
+                let kept = signature.as_deref().unwrap_or_default();
+                if let Some(seal) = seal::unmarked(seal::GEMINI_NEXT, kept) {
+                    next_seal = Some(seal);
+                }
+                let Some(seal) = seal::unmarked(seal::GEMINI_OWN, kept) else { continue };
+                sent.push(PastPart {
+                    thought: !text.is_empty(),
+                    thought_signature: Some(seal),
+                    ..PastPart::text(text)
+                });
+                continue;
+            }
+        };
+        says_something = true;
+        sent.push(PastPart { thought_signature: next_seal.take(), ..part });
+    }
+    if !says_something {
+        sent.clear();
+    }
+    sent
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Chunk<'a> {
+    #[serde(borrow)]
+    candidates: Option<Vec<Candidate<'a>>>,
+    #[serde(borrow, default, deserialize_with = "if_sound")]
+    prompt_feedback: Option<Feedback<'a>>,
+    #[serde(default, deserialize_with = "if_sound")]
+    usage_metadata: Option<Counts>,
+    #[serde(borrow, default)]
+    response_id: Text<'a>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate<'a> {
+    #[serde(default, deserialize_with = "if_sound")]
+    index: Option<u64>,
+    #[serde(borrow, default, deserialize_with = "if_sound")]
+    content: Option<Spoken<'a>>,
+    #[serde(borrow, default)]
+    finish_reason: Text<'a>,
+    #[serde(borrow, default)]
+    finish_message: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct Spoken<'a> {
+    #[serde(borrow)]
+    parts: Option<Vec<Piece<'a>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Piece<'a> {
+    #[serde(borrow, default)]
+    text: Text<'a>,
+    #[serde(default, deserialize_with = "if_sound")]
+    thought: Option<bool>,
+    #[serde(borrow, default)]
+    thought_signature: Text<'a>,
+    #[serde(borrow)]
+    function_call: Option<CallPiece<'a>>,
+}
+
+#[derive(Deserialize)]
+struct CallPiece<'a> {
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow)]
+    args: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Feedback<'a> {
+    #[serde(borrow, default)]
+    block_reason: Text<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_field_names, reason = "the names are the wire's")]
+struct Counts {
+    #[serde(default, deserialize_with = "if_sound")]
+    prompt_token_count: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    tool_use_prompt_token_count: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    cached_content_token_count: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    candidates_token_count: Option<u64>,
+    #[serde(default, deserialize_with = "if_sound")]
+    thoughts_token_count: Option<u64>,
+}
+
+/// The text that is being spoken; more of it may follow.
+enum Open {
+    Text(String),
+    Thought(String),
+}
+
+#[derive(Default)]
+struct GeminiDecoder {
+    halves: Halves,
+    open: Option<Open>,
+    /// The answer's name, the same on each chunk.
+    response_id: String,
+    calls_given: usize,
+    ids: HashSet<String>,
+    usage: Usage,
+    finish: Option<FinishReason>,
+    done: bool,
+}
+
+impl Decoder for GeminiDecoder {
+    fn event(&mut self, _name: &str, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        if self.done {
+            return Ok(());
+        }
+        let data = &*self.halves.join(data);
+        let broken = |error| malformed(data, &error);
+        // A server that was not heard to be asked for events sends a list of all chunks.
+        let chunks: Vec<Chunk<'_>> = if data.trim_start().starts_with('[') {
+            serde_json::from_str(data).map_err(broken)?
+        } else {
+            vec![serde_json::from_str(data).map_err(broken)?]
+        };
+        chunks.into_iter().try_for_each(|chunk| self.chunk(chunk, out))
+    }
+
+    fn end(&mut self, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        if self.done {
+            return Ok(());
+        }
+        // Only here: a reason to stop is no promise that no chunk follows.
+        let Some(finish) = self.finish else { return Err(DecodeError::EndedEarly) };
+        self.close(out);
+        self.done = true;
+        out.push(Delta::Finish(match finish {
+            FinishReason::Stop if self.calls_given > 0 => FinishReason::ToolCalls,
+            finish => finish,
+        }));
+        Ok(())
+    }
+}
+
+impl GeminiDecoder {
+    fn chunk(&mut self, chunk: Chunk<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
+            let error = serde_json::from_str(error.get()).unwrap_or_default();
+            return Err(reported::in_stream(&error));
+        }
+        if !chunk.response_id.is_empty() {
+            self.response_id = chunk.response_id.0.into_owned();
+        }
+        let mut reason = Ok(());
+        // We ask for one answer; a server that sends more gets its first one heard.
+        let first = |candidate: &Candidate<'_>| candidate.index.unwrap_or(0) == 0;
+        for candidate in chunk.candidates.into_iter().flatten().filter(first) {
+            for piece in candidate.content.and_then(|content| content.parts).into_iter().flatten() {
+                self.piece(piece, out)?;
+            }
+            if !candidate.finish_reason.is_empty() {
+                let told = finish_reason(&candidate.finish_reason.0, &candidate.finish_message.0);
+                reason = told.map(|finish| self.finish = Some(finish));
+            }
+        }
+        if chunk.prompt_feedback.is_some_and(|feedback| !feedback.block_reason.is_empty()) {
+            self.finish = Some(FinishReason::Refusal);
+        }
+        if let Some(counts) = chunk.usage_metadata {
+            self.count(&counts, out);
+        }
+        reason
+    }
+
+    fn piece(&mut self, piece: Piece<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        let seal = &*piece.thought_signature.0;
+        if let Some(call) = piece.function_call {
+            self.close(out);
+            give_seal(seal::GEMINI_NEXT, seal, out);
+            return self.call(call, out);
+        }
+        let words = piece.text.0;
+        if piece.thought == Some(true) {
+            if !matches!(self.open, Some(Open::Thought(_))) {
+                self.close(out);
+            }
+            if !words.is_empty() {
+                let open = self.open.get_or_insert(Open::Thought(String::new()));
+                if let Open::Thought(text) = open {
+                    text.push_str(&words);
+                }
+                out.push(Delta::Reasoning(words.into_owned()));
+            }
+            if !seal.is_empty() {
+                self.close_sealed(seal, out);
+            }
+            return Ok(());
+        }
+        if !seal.is_empty() {
+            // A part with a seal is never joined with one that has none.
+            self.close(out);
+            let mark = if words.is_empty() { seal::GEMINI_OWN } else { seal::GEMINI_NEXT };
+            give_seal(mark, seal, out);
+        }
+        if !words.is_empty() {
+            if !matches!(self.open, Some(Open::Text(_))) {
+                self.close(out);
+            }
+            if let Open::Text(text) = self.open.get_or_insert(Open::Text(String::new())) {
+                text.push_str(&words);
+            }
+            out.push(Delta::Text(words.into_owned()));
+            if !seal.is_empty() {
+                self.close(out);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the text that is being spoken.
+    fn close(&mut self, out: &mut Vec<Delta>) {
+        out.extend(self.open.take().map(|open| {
+            Delta::Part(match open {
+                Open::Text(text) => Part::Text { text },
+                Open::Thought(text) => Part::Reasoning { text, signature: None, redacted: false },
+            })
+        }));
+    }
+
+    /// Ends the thought that is being spoken with a seal over it.
+    fn close_sealed(&mut self, seal: &str, out: &mut Vec<Delta>) {
+        match self.open.take() {
+            Some(Open::Thought(text)) => {
+                let signature = Some(seal::marked(seal::GEMINI_OWN, seal));
+                out.push(Delta::Part(Part::Reasoning { text, signature, redacted: false }));
+            }
+            _ => give_seal(seal::GEMINI_OWN, seal, out),
+        }
+    }
+
+    fn call(&mut self, call: CallPiece<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        if call.name.is_empty() {
+            return Err(DecodeError::Malformed { what: "a tool call without a name".to_owned() });
+        }
+        self.calls_given += 1;
+        // Older models name no call. The answer's own name tells this one from all others of the
+        // session, in which only one answer has it.
+        let id = match (&*call.id.0, &*self.response_id) {
+            ("", "") => String::new(),
+            ("", answer) => format!("{answer}_{}", self.calls_given),
+            (id, _) => id.to_owned(),
+        };
+        let arguments = call.args.map_or("", RawValue::get);
+        let arguments = if arguments == "null" { "" } else { arguments }.to_owned();
+        let mut call = ToolCall { id, name: call.name.0.into_owned(), arguments };
+        name_call(&mut call, self.calls_given, &mut self.ids);
+        out.push(Delta::Part(Part::ToolCall(call)));
+        Ok(())
+    }
+
+    fn count(&mut self, counts: &Counts, out: &mut Vec<Delta>) {
+        let sum = |one: Option<u64>, other: Option<u64>| {
+            one.unwrap_or(0).saturating_add(other.unwrap_or(0))
+        };
+        let usage = Usage {
+            input_tokens: sum(counts.prompt_token_count, counts.tool_use_prompt_token_count),
+            cached_input_tokens: counts.cached_content_token_count.unwrap_or(0),
+            output_tokens: sum(counts.candidates_token_count, counts.thoughts_token_count),
+        };
+        // The counts stand on every chunk.
+        if usage != self.usage {
+            self.usage = usage;
+            out.push(Delta::Usage(usage));
+        }
+    }
+}
+
+fn give_seal(mark: &str, seal: &str, out: &mut Vec<Delta>) {
+    if !seal.is_empty() {
+        let signature = Some(seal::marked(mark, seal));
+        out.push(Delta::Part(Part::Reasoning { text: String::new(), signature, redacted: true }));
+    }
+}
+
+/// Returns what a reason to stop means. A call that the model wrote so badly that the server threw
+/// it away is an error that passes: the same request often gives a good one.
+fn finish_reason(name: &str, message: &str) -> Result<FinishReason, DecodeError> {
+    match name {
+        "STOP" => Ok(FinishReason::Stop),
+        "MAX_TOKENS" => Ok(FinishReason::Length),
+        "SAFETY" | "RECITATION" | "LANGUAGE" | "BLOCKLIST" | "PROHIBITED_CONTENT" | "SPII"
+        | "IMAGE_SAFETY" => Ok(FinishReason::Refusal),
+        "MALFORMED_FUNCTION_CALL" | "UNEXPECTED_TOOL_CALL" | "MALFORMED_RESPONSE" => {
+            let words = if message.is_empty() { "the answer was thrown away" } else { message };
+            Err(DecodeError::Reported { message: format!("{name}: {words}"), temporary: true })
+        }
+        _ => Ok(FinishReason::Other),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
+mod tests {
+    use std::sync::Arc;
+
+    use expect_test::{Expect, expect};
+    use serde_json::json;
+
+    use super::super::tests::{decoded, messages, setup};
+    use super::*;
+    use crate::config::limits::Limits;
+    use crate::safety::workspace::Workspace;
+    use crate::tools::builtin;
+
+    /// Checks what a stream of these chunks says.
+    #[track_caller]
+    fn check(chunks: &[Value], expected: &Expect) {
+        expected.assert_eq(&decoded(&Gemini, &stream(chunks)));
+    }
+
+    fn stream(chunks: &[Value]) -> String {
+        // This server ends its lines as HTTP does.
+        let mut stream = String::new();
+        for chunk in chunks {
+            write!(stream, "data: {chunk}\r\n\r\n").unwrap();
+        }
+        stream
+    }
+
+    fn parts(parts: &Value) -> Value {
+        json!({"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0}],
+            "modelVersion": "m", "responseId": "r1"})
+    }
+
+    fn text(words: &str) -> Value {
+        parts(&json!([{"text": words}]))
+    }
+
+    fn stop(reason: &str) -> Value {
+        json!({"candidates": [{"content": {"role": "model", "parts": [{"text": ""}]},
+            "finishReason": reason}], "responseId": "r1",
+            "usageMetadata": {"promptTokenCount": 12, "cachedContentTokenCount": 8,
+                "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 17}})
+    }
+
+    /// What the decoder gave, as a message.
+    fn answered(chunks: &[Value]) -> Message {
+        let (mut decoder, mut deltas) = (Gemini.decoder(&[]), Vec::new());
+        for chunk in chunks {
+            decoder.event("", &chunk.to_string(), &mut deltas).unwrap();
+        }
+        decoder.end(&mut deltas).unwrap();
+        let parts = deltas.into_iter().filter_map(|delta| match delta {
+            Delta::Part(part) => Some(part),
+            _ => None,
+        });
+        Message::Assistant { parts: parts.collect() }
+    }
+
+    #[test]
+    fn a_request_is_rendered_as_the_wire_wants_it() {
+        let head = Gemini.head(&setup());
+        let segments: Vec<_> = messages().iter().map(|m| Gemini.segment(m)).collect();
+        let body = String::from_utf8(Gemini.body(&head, &segments)).unwrap();
+        serde_json::from_str::<Value>(&body).unwrap();
+        expect![[r#"
+            {"systemInstruction":{"parts":[{"text":"Be \"good\"."}]},"tools":[{"functionDeclarations":[{"name":"read_file","description":"Reads","parametersJsonSchema":{"type":"object"}}]}],"contents":[
+            {"role":"user","parts":[{"text":"fix\nit"}]},
+            {"role":"model","parts":[{"text":"I look."},{"functionCall":{"id":"a","name":"read_file","args":{"path": "x"}}},{"functionCall":{"id":"b","name":"read_file","args":{"_raw":"{\"path\":"}}},{"functionCall":{"id":"c","name":"read_file","args":{}}}]},
+            {"role":"user","parts":[{"functionResponse":{"id":"a","name":"read_file","response":{"output":"one"}}},{"functionResponse":{"id":"b","name":"read_file","response":{"error":"no JSON"}}},{"functionResponse":{"id":"c","name":"read_file","response":{"error":"Error: no path"}}},{"functionResponse":{"id":"d","name":"read_file","response":{"output":""}}}]},
+            {"role":"user","parts":[{"text":"go on"}]}]}"#]].assert_eq(&body.replace("{\"role\"", "\n{\"role\""));
+    }
+
+    #[test]
+    fn what_is_empty_is_not_sent() {
+        let bare = Setup { system: " ".to_owned(), tools: Vec::new(), ..setup() };
+        let segments = [
+            Gemini.segment(&Message::User { text: String::new() }),
+            Gemini.segment(&Message::Assistant { parts: vec![Part::Text { text: String::new() }] }),
+            Gemini.segment(&Message::User { text: "hi".to_owned() }),
+        ];
+        assert_eq!(
+            String::from_utf8(Gemini.body(&Gemini.head(&bare), &segments)).unwrap(),
+            r#"{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}"#
+        );
+    }
+
+    #[test]
+    fn the_key_stands_in_one_header_and_the_model_in_one_step_of_the_path() {
+        assert!(Gemini.headers(Some("k")).contains(&("x-goog-api-key", "k".to_owned())));
+        assert!(!Gemini.headers(None).iter().any(|(name, _)| *name == "x-goog-api-key"));
+        for (model, step) in [
+            ("gemini-2.5-pro", "gemini-2.5-pro"),
+            ("models/gemini-2.5-pro", "gemini-2.5-pro"),
+            ("../../x?key=y#", "..%2F..%2Fx%3Fkey%3Dy%23"),
+        ] {
+            assert_eq!(
+                Gemini.url("http://h", model),
+                format!("http://h/v1beta/models/{step}:streamGenerateContent?alt=sse")
+            );
+        }
+    }
+
+    #[test]
+    fn the_schemas_of_the_tools_are_sent_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
+        let spool = folder.path().join("spool");
+        let tools = builtin::all(&workspace, spool, [], &Limits::full().tools);
+        let tools: Vec<_> = tools.iter().map(|tool| tool.spec().clone()).collect();
+        assert_eq!(tools.len(), 9);
+        let mut body = Gemini.head(&Setup { tools: tools.clone(), ..setup() }).to_vec();
+        body.extend_from_slice(b"]}");
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        for (tool, sent) in
+            tools.iter().zip(body["tools"][0]["functionDeclarations"].as_array().unwrap())
+        {
+            assert_eq!(sent["name"], *tool.name);
+            assert_eq!(sent["parametersJsonSchema"], tool.parameters);
+            assert_eq!(sent["parametersJsonSchema"]["type"], "object");
+            assert!(
+                sent["parameters"].is_null(),
+                "the field that takes only a part of JSON Schema"
+            );
+        }
+        let marked =
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"});
+        assert_eq!(schema(&marked), json!({"type": "object"}));
+    }
+
+    #[test]
+    fn words_thinking_and_calls_are_told_as_they_come() {
+        check(
+            &[
+                parts(&json!([{"text": "h", "thought": true}])),
+                parts(&json!([{"text": "m", "thought": true}])),
+                text("I "),
+                text("löök 🙂"),
+                parts(&json!([{"functionCall": {"name": "read_file", "args": {"path": "x"}}},
+                    {"functionCall": {"name": "list_files", "args": {}, "id": "own"}}])),
+                parts(&json!([{"functionCall": {"name": "f"}}])),
+                stop("STOP"),
+            ],
+            &expect![[r#"
+                reasoning "h"
+                reasoning "m"
+                = reasoning "hm" 
+                text "I "
+                text "löök 🙂"
+                = text "I löök 🙂"
+                = call r1_1 read_file {"path":"x"}
+                = call own list_files {}
+                = call r1_3 f 
+                usage 12 (8) 5
+                finish ToolCalls
+            "#]],
+        );
+    }
+
+    #[test]
+    fn every_seal_goes_back_on_the_part_that_it_came_with() {
+        let came = [
+            json!({"text": "hm", "thought": true, "thoughtSignature": "s1"}),
+            json!({"text": "I look."}),
+            json!({"text": "Sealed words.", "thoughtSignature": "s2"}),
+            json!({"text": "More."}),
+            json!({"functionCall": {"id": "a", "name": "f", "args": {"x":1}}, "thoughtSignature": "s3"}),
+            json!({"functionCall": {"id": "b", "name": "f", "args": {}}}),
+            json!({"text": "", "thoughtSignature": "s4"}),
+            json!({"functionCall": {"id": "c", "name": "f", "args": {}}}),
+        ];
+        let chunks: Vec<_> =
+            came.iter().map(|part| parts(&json!([part]))).chain([stop("STOP")]).collect();
+        let segment = Gemini.segment(&answered(&chunks));
+        let sent: Value = serde_json::from_slice(&segment).unwrap();
+        assert_eq!(sent, json!({"role": "model", "parts": came}));
+    }
+
+    #[test]
+    fn a_seal_of_one_provider_is_not_sent_to_another() {
+        let chunks = [
+            parts(&json!([{"text": "hm", "thought": true, "thoughtSignature": "s1"},
+                {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "s2"}])),
+            stop("STOP"),
+        ];
+        let message = answered(&chunks);
+        for wire in crate::config::endpoint::Wire::ALL {
+            let segment = super::super::for_wire(wire).segment(&message);
+            let text = std::str::from_utf8(&segment).unwrap();
+            let own = wire == crate::config::endpoint::Wire::Gemini;
+            assert_eq!(text.contains("\"s1\""), own, "{text}");
+            assert!(!text.contains("gemini/"), "{text}");
+            assert!(text.contains("r1_1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_emoji_cut_in_two_by_the_server_costs_neither_the_answer_nor_the_emoji() {
+        let chunk = |text: &str| {
+            format!(r#"data: {{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}]}}}}]}}"#)
+                + "\n\n"
+        };
+        let end = "data: {\"candidates\":[{\"finishReason\":\"STOP\"}]}\n\n";
+        assert_eq!(
+            decoded(&Gemini, &(chunk("a \\ud83d") + &chunk("\\ude42") + end)),
+            "text \"a \"\ntext \"🙂\"\n= text \"a 🙂\"\nfinish Stop\n"
+        );
+    }
+
+    #[test]
+    fn calls_without_ids_and_with_the_same_one_are_told_apart() {
+        let same = json!({"functionCall": {"id": "x", "name": "f", "args": {}}});
+        check(
+            &[parts(&json!([same, same])), stop("STOP")],
+            &expect![[r#"
+            = call x f {}
+            = call x_2 f {}
+            usage 12 (8) 5
+            finish ToolCalls
+        "#]],
+        );
+        // A server that names not even its answers.
+        let bare = json!({"candidates": [{"content": {"parts": [
+            {"functionCall": {"name": "f", "args": null}}]}, "finishReason": "STOP"}]});
+        check(
+            &[bare],
+            &expect![[r#"
+            = call call_1 f 
+            finish ToolCalls
+        "#]],
+        );
+        check(
+            &[parts(&json!([{"functionCall": {"args": {}}}]))],
+            &expect![[r#"
+            the stream holds an event that is not what the provider documents: a tool call without a name
+        "#]],
+        );
+    }
+
+    #[test]
+    fn the_reasons_to_stop_are_told_apart() {
+        for (name, finish) in [
+            ("STOP", "Stop"),
+            ("MAX_TOKENS", "Length"),
+            ("SAFETY", "Refusal"),
+            ("RECITATION", "Refusal"),
+            ("PROHIBITED_CONTENT", "Refusal"),
+            ("OTHER", "Other"),
+            ("MISSING_THOUGHT_SIGNATURE", "Other"),
+        ] {
+            assert_eq!(
+                decoded(&Gemini, &stream(&[stop(name)])),
+                format!("usage 12 (8) 5\nfinish {finish}\n")
+            );
+        }
+        let blocked = json!({"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": []},
+            "usageMetadata": {"promptTokenCount": 4}});
+        assert_eq!(decoded(&Gemini, &stream(&[blocked])), "usage 4 (0) 0\nfinish Refusal\n");
+    }
+
+    #[test]
+    fn a_call_that_the_server_threw_away_is_asked_for_again() {
+        let mut chunk = stop("MALFORMED_FUNCTION_CALL");
+        chunk["candidates"][0]["finishMessage"] = "Malformed function call: f(".into();
+        let mut decoder = Gemini.decoder(&[]);
+        let result = decoder.event("", &chunk.to_string(), &mut Vec::new());
+        let Err(DecodeError::Reported { message, temporary: true }) = result else { panic!() };
+        assert_eq!(message, "MALFORMED_FUNCTION_CALL: Malformed function call: f(");
+    }
+
+    #[test]
+    fn a_stream_ends_well_only_if_it_says_so() {
+        check(
+            &[text("a")],
+            &expect![[r#"
+            text "a"
+            the stream ended before the answer was complete
+        "#]],
+        );
+        assert_eq!(decoded(&Gemini, ""), "the stream ended before the answer was complete\n");
+        // What follows a reason to stop is heard all the same.
+        check(
+            &[text("a"), stop("STOP"), text("b")],
+            &expect![[r#"
+            text "a"
+            usage 12 (8) 5
+            text "b"
+            = text "ab"
+            finish Stop
+        "#]],
+        );
+    }
+
+    #[test]
+    fn errors_in_the_stream_end_it_and_say_whether_they_pass() {
+        for (code, status, passes) in
+            [(503, "UNAVAILABLE", true), (429, "RESOURCE_EXHAUSTED", true), (400, "X", false)]
+        {
+            let error = json!({"error": {"code": code, "message": "no luck", "status": status}});
+            let mut decoder = Gemini.decoder(&[]);
+            let result = decoder.event("", &error.to_string(), &mut Vec::new());
+            let Err(DecodeError::Reported { message, temporary }) = result else { panic!() };
+            assert_eq!((&*message, temporary), ("no luck", passes));
+        }
+        assert!(decoded(&Gemini, "data: {\n\n").contains("not what the provider"));
+    }
+
+    #[test]
+    fn a_crowded_server_says_in_its_error_how_long_to_wait() {
+        let error = |wait: &str| {
+            let details = json!([{"@type": "type.googleapis.com/google.rpc.QuotaFailure"},
+                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}]);
+            json!({"error": {"code": 429, "details": details}}).to_string()
+        };
+        let wait = |body: &str| Gemini.retry_after(body.as_bytes());
+        assert_eq!(wait(&error("34.5s")), Some(Duration::from_millis(34_500)));
+        for odd in ["34", "-1s", "s", "1e99s"] {
+            assert_eq!(wait(&error(odd)), None, "{odd}");
+        }
+        assert_eq!(wait("<html>"), None);
+    }
+
+    #[test]
+    fn fields_and_shapes_that_nobody_promised_do_no_harm() {
+        check(
+            &[
+                json!({"candidates": null, "error": null, "usageMetadata": [], "new": 1}),
+                json!({"candidates": [{"content": {"role": "model"}, "finishReason": null}]}),
+                json!({"candidates": [{"content": ["odd"]}], "responseId": 3}),
+                json!({"candidates": [{"index": 1, "content": {"parts": [{"text": "other"}]}}]}),
+                parts(
+                    &json!([{"executableCode": {"code": "1"}}, {"text": ["odd"], "thought": "x"}]),
+                ),
+                text("a"),
+                json!({"candidates": [{"finishReason": "STOP"}],
+                    "usageMetadata": {"promptTokenCount": -1, "candidatesTokenCount": 2}}),
+            ],
+            &expect![[r#"
+                text "a"
+                usage 0 (0) 2
+                = text "a"
+                finish Stop
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_whole_answer_and_a_list_of_chunks_decode_too() {
+        let whole = json!({"candidates": [{"content": {"parts": [{"text": "Hi"},
+            {"functionCall": {"name": "f", "args": {}}}]}, "finishReason": "STOP"}],
+            "responseId": "r2"});
+        let told = "text \"Hi\"\n= text \"Hi\"\n= call r2_1 f {}\nfinish ToolCalls\n";
+        for body in [whole.clone(), json!([whole])] {
+            assert_eq!(decoded(&Gemini, &format!("data: {body}\n\n")), told);
+        }
+    }
+}
