@@ -1,4 +1,5 @@
 //! The one check before anything touches the user's machine.
 
+pub mod permissions;
 pub mod policy;
 pub mod workspace;

@@ -191,7 +191,7 @@ pub(crate) fn begin(
     let session_id = uuid::Uuid::now_v7().to_string();
     let spool_dir = sessions.reserve(&session_id)?;
     let workspace = workspace(&cwd, &add_dirs, &spool_dir)?;
-    let registry = setup::registry(&workspace, spool_dir, &settings.limits.tools, env);
+    let registry = setup::registry(&workspace, spool_dir, &settings, env)?;
     let header = SessionHeader {
         format: journal::FORMAT,
         session_id,
@@ -260,7 +260,7 @@ async fn go_on(
         })?;
     }
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir())?;
-    let registry = setup::registry(&workspace, journal.spool_dir(), &settings.limits.tools, env);
+    let registry = setup::registry(&workspace, journal.spool_dir(), &settings, env)?;
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };

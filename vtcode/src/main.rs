@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+mod approval;
 mod args;
 #[cfg(feature = "demo")]
 mod demo;
@@ -13,6 +14,7 @@ mod exec;
 mod exit;
 mod json;
 mod local;
+mod policy;
 mod sessions;
 mod setup;
 mod terminal;
@@ -63,6 +65,7 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Sessions(sessions)) => sessions::run(&sessions),
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),
+        Some(Command::Policy(args)) => policy::run(&args),
         Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),
         #[cfg(feature = "demo")]
         Some(Command::Demo(options)) => demo::run(options).await,

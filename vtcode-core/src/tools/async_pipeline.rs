@@ -2,7 +2,8 @@
 //! Calls run together unless their effects conflict; conflicting ones run in the order submitted.
 //! Similar calls that wait together run as one batch, identical reads share one run, and a kept
 //! result is served only while everything it was read from is unchanged.
-//! Never talks to a model and never decides whether a call is allowed.
+//! Never talks to a model and never decides whether a call is allowed: the registry refused or let
+//! pass, and a question that it raised is awaited before the call takes a slot.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::limits::Limits;
+use crate::safety::permissions::Question;
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::optimized_registry::{Entry, OptimizedToolRegistry, Turn};
 use crate::tools::tool::{CallContext, Progress, ToolError, ToolOutput};
@@ -121,6 +123,7 @@ struct Job {
     turn: Turn,
     call: CallContext,
     before_effect: Option<BeforeEffect>,
+    question: Option<Box<Question>>,
     submitted: Instant,
     /// None: so far away that it cannot be told.
     deadline: Option<Instant>,
@@ -234,6 +237,7 @@ impl AsyncToolPipeline {
                 progress: context.progress,
             },
             before_effect: context.before_effect,
+            question: plan.question,
             submitted,
             deadline: submitted.checked_add(timeout),
             tool,
@@ -284,14 +288,18 @@ impl Drop for AsyncToolPipeline {
 
 impl Core {
     /// Carries out a call, to its end or to its cancellation.
-    async fn carry_out(self: &Arc<Self>, job: Job) -> Ending {
+    async fn carry_out(self: &Arc<Self>, mut job: Job) -> Ending {
         let waiting = self.counters.waits();
         let on_shutdown = job.call.cancel.clone();
         let tool = Arc::clone(&job.tool);
         let ending = {
             let run = async {
                 let ready = job.waits_for(job.turn.ready()).await;
-                match ready {
+                let permitted = match ready {
+                    Ok(()) => self.permitted(&mut job).await,
+                    Err(error) => Err(error),
+                };
+                match permitted {
                     Ok(()) if job.read_only && job.tool.is_repeatable() => {
                         self.repeatable(&job, waiting).await
                     }
@@ -315,6 +323,19 @@ impl Core {
         drop(job);
         self.counters.ended(&self.registry, &tool, &ending);
         ending
+    }
+
+    /// Waits for the answer to the question that a call raised, if any. The time that somebody
+    /// takes to answer is not the call's.
+    async fn permitted(&self, job: &mut Job) -> Result<(), ToolError> {
+        let Some(question) = job.question.take() else { return Ok(()) };
+        let asked = Instant::now();
+        let answer = self.registry.ask(*question);
+        let Some(answer) = job.call.cancel.run_until_cancelled(answer).await else {
+            return Err(ToolError::Cancelled { name: job.tool.name() });
+        };
+        job.deadline = job.deadline.and_then(|deadline| deadline.checked_add(asked.elapsed()));
+        answer
     }
 
     /// Runs a call: in a batch, if it belongs to one, or alone.

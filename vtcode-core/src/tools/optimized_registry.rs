@@ -1,6 +1,7 @@
 //! Which tools there are: a name goes in, the tool, the check of its arguments and a permit to run
 //! it come out. An immutable catalog published as one snapshot; reading it takes no lock.
-//! Knows which calls may overlap and who goes first; never keeps or shares a result.
+//! Knows which calls may overlap and who goes first, and lets none pass that the permissions
+//! refuse; never keeps or shares a result.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::env::Env;
 use crate::config::limits::{Limits, ToolLimits};
+use crate::safety::permissions::{Asked, Decision, Permissions, Question};
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::builtin;
 use crate::tools::tool::{CallContext, Effect, Tool, ToolError, ToolOutput, ToolSpec};
@@ -44,6 +46,7 @@ pub struct OptimizedToolRegistry {
     schedule: Arc<Schedule>,
     validators_kept: AtomicUsize,
     limits: ToolLimits,
+    permissions: Arc<Permissions>,
 }
 
 /// One state of the catalog; a new tool makes a new one.
@@ -72,6 +75,8 @@ pub(in crate::tools) struct Plan {
     pub(in crate::tools) effect: Effect,
     pub(in crate::tools) timeout: Duration,
     pub(in crate::tools) batch: Option<String>,
+    /// Somebody has to answer before it runs.
+    pub(in crate::tools) question: Option<Box<Question>>,
 }
 
 impl OptimizedToolRegistry {
@@ -95,11 +100,20 @@ impl OptimizedToolRegistry {
             schedule: Arc::default(),
             validators_kept: AtomicUsize::new(0),
             limits,
+            permissions: Arc::default(),
         };
         for tool in tools {
             registry.register(tool);
         }
         registry
+    }
+
+    /// Lets these permissions decide over every call. Without, it is those of the current folder
+    /// with everything at its default: nobody is asked, and paths lie in that folder.
+    #[must_use]
+    pub fn with_permissions(mut self, permissions: Arc<Permissions>) -> Self {
+        self.permissions = permissions;
+        self
     }
 
     /// Appends the built-in tools for the current folder.
@@ -213,19 +227,34 @@ impl OptimizedToolRegistry {
         checked.map_err(|problem| ToolError::BadArguments { name: tool.name(), problem })
     }
 
-    /// Checks a call and asks its tool what it would do.
+    /// Checks a call and asks its tool what it would do; refuses what is not permitted. Every call
+    /// of every tool comes through here.
     pub(in crate::tools) fn plan(&self, tool: &Entry, args: &Value) -> Result<Plan, ToolError> {
         let plan = || {
             self.check(tool, args)?;
             let wanted = tool.tool.timeout(args).unwrap_or(self.limits.timeout);
+            let effect = tool.tool.effect(args);
+            let command = tool.tool.command(args);
+            let name = &tool.spec().name;
+            let asked = Asked { tool: name, effect: &effect, command };
+            let question = match self.permissions.decide(&asked)? {
+                Decision::Run => None,
+                Decision::Ask(question) => Some(question),
+            };
             Ok(Plan {
-                effect: tool.tool.effect(args),
+                effect,
+                question,
                 timeout: wanted.min(self.limits.max_timeout),
                 batch: tool.tool.batch(args),
             })
         };
         let planned = catch_unwind(AssertUnwindSafe(plan)).unwrap_or_else(|e| Err(crashed(e)));
         planned.inspect_err(|error| self.ended_early(tool, error))
+    }
+
+    /// Waits for the answer to a question about a call; an error is a refusal.
+    pub(in crate::tools) async fn ask(&self, question: Question) -> Result<(), ToolError> {
+        self.permissions.ask(question).await
     }
 
     /// Records a call that ended without having run.
@@ -257,6 +286,10 @@ impl OptimizedToolRegistry {
         let plan = self.plan(&tool, &args)?;
         let turn = self.enter(plan.effect);
         turn.ready().await;
+        if let Some(question) = plan.question {
+            let answer = self.ask(*question).await;
+            answer.inspect_err(|error| self.ended_early(&tool, error))?;
+        }
         let permit = self.permit(ExecutionPriority::default()).await?;
         let cancel = CancellationToken::new();
         let context = CallContext {
