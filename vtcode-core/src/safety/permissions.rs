@@ -10,7 +10,7 @@
 //! unproven as a command of which nothing is known.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -220,6 +220,7 @@ impl Permissions {
                 return Err(WorkspaceError::Unusable { path, why: "it is not UTF-8" }.into());
             };
             let resolved = workspace.resolve(text)?;
+            climbs_from_link(workspace, path)?;
             let reached = if writes { resolved.check_write() } else { resolved.check_read() };
             if let Err(error) = reached
                 && let refused @ ToolError::Refused { .. } = resolved.explain(&error)
@@ -258,6 +259,24 @@ impl Default for Permissions {
     }
 }
 
+/// Refuses `..` after a link: on the text it leads back to where the link stands, for whoever opens
+/// the path to above where the link points.
+fn climbs_from_link(workspace: &Workspace, path: &Path) -> Result<(), WorkspaceError> {
+    let mut before = PathBuf::new();
+    for part in path.components() {
+        if part == Component::ParentDir
+            && let Some(text) = before.to_str().filter(|text| !text.is_empty())
+        {
+            let folder = workspace.resolve(text)?;
+            if folder.identity() != folder.absolute() {
+                return Err(WorkspaceError::Link { path: path.display().to_string() });
+            }
+        }
+        before.push(part);
+    }
+    Ok(())
+}
+
 fn unknown_tool() -> Judgement {
     Judgement {
         verdict: Verdict::Ask,
@@ -286,3 +305,6 @@ impl std::fmt::Debug for Permissions {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

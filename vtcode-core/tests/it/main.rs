@@ -2,6 +2,7 @@
 
 mod background;
 mod engine;
+mod escapes;
 mod journal;
 mod optimization_integration_tests;
 mod session;

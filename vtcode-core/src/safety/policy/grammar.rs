@@ -9,11 +9,11 @@ use tree_sitter::{ParseOptions, Parser, Tree};
 
 /// Longer lines are not read at all: the parser's time grows with the square of the length of
 /// some.
-const MAX_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 16 * 1024;
 
 /// How often the parser may report progress, which it does every hundred of its steps, before it
 /// is stopped: counted in steps, so that the same line gets the same verdict on a busy machine.
-const MAX_REPORTS: usize = 20_000;
+const MAX_REPORTS: usize = 250;
 
 /// Parses a command line; none when it is too long or too deep to be read in reasonable time.
 pub(super) fn parse(text: &str) -> Option<Tree> {

@@ -447,6 +447,9 @@ fn rm(args: &[Option<String>], open: bool, cwd: &Path) -> Option<Harm> {
 
 /// Returns whether a name is the root, a home or a folder above the workspace.
 fn is_root(name: &str, cwd: &Path) -> bool {
+    if name == "*" {
+        return false;
+    }
     let name = name.trim_end_matches(['*', '/']);
     if name.is_empty() || name == "~" {
         return true;

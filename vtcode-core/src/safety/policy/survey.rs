@@ -95,8 +95,9 @@ impl Survey {
 
     /// Looks at every piece. A loop, because the tree is as deep as the line is long.
     fn look(&mut self, text: &str, tree: &Tree, depth: usize) {
-        let mut open = vec![tree.root_node()];
-        while let Some(node) = open.pop() {
+        // With the node around each: to ask the tree for it takes a walk from the root.
+        let mut open = vec![(tree.root_node(), None)];
+        while let Some((node, around)) = open.pop() {
             if self.commands.len() > MAX_COMMANDS {
                 self.incomplete = true;
                 return;
@@ -104,14 +105,14 @@ impl Survey {
             match node.kind() {
                 "command" | "declaration_command" | "unset_command" | "ERROR" => {
                     let found = Found { words: words(node, text), ..Found::default() };
-                    self.take(found, script(node, text), depth);
+                    self.take(found, script(node, around, text), depth);
                 }
                 "function_definition" => self.multiplies |= multiplies(node, text),
-                "file_redirect" => self.redirects.push(target(node, text)),
+                "file_redirect" => self.redirects.push(target(node, around, text)),
                 _ => {}
             }
             let mut cursor = node.walk();
-            open.extend(node.children(&mut cursor));
+            open.extend(node.children(&mut cursor).map(|child| (child, Some(node))));
         }
     }
 
@@ -155,6 +156,10 @@ impl Survey {
 
 /// Returns the words of a command.
 fn words(node: Node<'_>, text: &str) -> Vec<Option<String>> {
+    // What bash takes for a command is none to the parser when braces begin it.
+    if let Some(many) = braces(text[node.byte_range()].trim()) {
+        return many.into_iter().map(Some).collect();
+    }
     let mut words = Vec::new();
     let mut cursor = node.walk();
     for part in node.children(&mut cursor) {
@@ -162,7 +167,10 @@ fn words(node: Node<'_>, text: &str) -> Vec<Option<String>> {
             "command_name" => {
                 let mut cursor = part.walk();
                 let inner = part.children(&mut cursor).next();
-                words.push(inner.and_then(|inner| word(inner, text)));
+                match braces(&text[part.byte_range()]) {
+                    Some(many) => words.extend(many.into_iter().map(Some)),
+                    None => words.push(inner.and_then(|inner| word(inner, text))),
+                }
             }
             "variable_assignment" if words.is_empty() => {}
             // A piece that the parser could not place may hide its words one level down.
@@ -185,7 +193,11 @@ fn words(node: Node<'_>, text: &str) -> Vec<Option<String>> {
 fn word(node: Node<'_>, text: &str) -> Option<String> {
     let own = &text[node.byte_range()];
     match node.kind() {
-        "word" | "number" => (!own.contains(['{', '$', '`'])).then(|| unescaped(own, false)),
+        "word" | "number" => {
+            // Braces without a comma or a range stand for themselves.
+            let expands = own.contains('{') && (own.contains(',') || own.contains(".."));
+            (!expands && !own.contains(['$', '`'])).then(|| unescaped(own, false))
+        }
         "raw_string" => Some(own.trim_matches('\'').to_owned()),
         "ansi_c_string" => ansi(own),
         "string" => {
@@ -281,8 +293,8 @@ fn braces(text: &str) -> Option<Vec<String>> {
 }
 
 /// Returns the text of the here-document or here-string that a command reads, if it is literal.
-fn script(node: Node<'_>, text: &str) -> Option<String> {
-    let around = node.parent().filter(|parent| parent.kind() == "redirected_statement");
+fn script(node: Node<'_>, around: Option<Node<'_>>, text: &str) -> Option<String> {
+    let around = around.filter(|parent| parent.kind() == "redirected_statement");
     for place in [Some(node), around].into_iter().flatten() {
         let mut cursor = place.walk();
         for redirect in place.children(&mut cursor) {
@@ -301,8 +313,8 @@ fn script(node: Node<'_>, text: &str) -> Option<String> {
     None
 }
 
-fn target(node: Node<'_>, text: &str) -> Target {
-    let mut target = Target { writes: false, path: None, bare: bare(node) };
+fn target(node: Node<'_>, around: Option<Node<'_>>, text: &str) -> Target {
+    let mut target = Target { writes: false, path: None, bare: bare(around) };
     let mut cursor = node.walk();
     for part in node.children(&mut cursor) {
         match part.kind() {
@@ -317,8 +329,8 @@ fn target(node: Node<'_>, text: &str) -> Target {
 }
 
 /// Returns whether a redirection stands alone.
-fn bare(node: Node<'_>) -> bool {
-    node.parent().is_none_or(|parent| {
+fn bare(around: Option<Node<'_>>) -> bool {
+    around.is_none_or(|parent| {
         let mut cursor = parent.walk();
         let alone = parent.children(&mut cursor).all(|part| part.kind() == "file_redirect");
         matches!(parent.kind(), "redirected_statement" | "command") && alone
