@@ -10,8 +10,8 @@ use vtcode_core::safety::policy::Policy;
 const ROUNDS: usize = 2_000;
 
 fn main() {
-    let readers = "cd src && grep -rn 'fn main' --include='*.rs' . | head -50; ls -la; \
-                   git status --short 2>/dev/null && sed -n '1,80p' lib.rs | wc -l || echo none; \
+    let readers = "grep -rn 'fn main' --include='*.rs' . | head -50; ls -la; \
+                   git status --short 2>/dev/null && sed -n '1,80p' lib.rs | wc -l || echo nothing there; \
                    find . -name '*.toml' -type f | sort | uniq -c | head -n 20 ";
     let unproven = "cd src && cargo build --release 2>&1 | tail -20; for f in a b c; do cat \"$f\"; \
                     done; timeout 60 cargo test --all -- --nocapture 'name of a test' | grep -v ok; \

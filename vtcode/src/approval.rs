@@ -37,9 +37,8 @@ pub(crate) fn on_terminal(approval: Approval) -> Option<Approver> {
 async fn ask(question: &Question) -> io::Result<Answer> {
     loop {
         let _ = write!(io::stderr(), "{}", words(question));
-        match answer(&line().await?, question.always.is_some()) {
-            Some(answer) => return Ok(answer),
-            None => continue,
+        if let Some(answer) = answer(&line().await?, question.always.is_some()) {
+            return Ok(answer);
         }
     }
 }

@@ -129,15 +129,14 @@ impl Permissions {
         if self.unleashed {
             return Ok(Decision::Run);
         }
-        let judgement = match &asked.command {
-            Some(command) => self.judge(command),
-            None => {
-                self.check_paths(asked.effect)?;
-                if !asked.effect.opaque {
-                    return Ok(Decision::Run);
-                }
-                unknown_tool()
+        let judgement = if let Some(command) = &asked.command {
+            self.judge(command)
+        } else {
+            self.check_paths(asked.effect)?;
+            if !asked.effect.opaque {
+                return Ok(Decision::Run);
             }
+            unknown_tool()
         };
         let refused = |why: &str| {
             let command = asked.command.as_ref().map_or("this call", |_| "this command");

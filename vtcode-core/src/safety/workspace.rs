@@ -346,7 +346,12 @@ impl WorkspacePath {
     pub fn check_write(&self) -> io::Result<()> {
         match self.parent(false) {
             Ok((parent, _)) => self.check_writable(&parent)?,
-            Err(e) if e.get_ref().is_some_and(|e| e.is::<WorkspaceError>()) => return Err(e),
+            Err(e)
+                if e.get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<WorkspaceError>) =>
+            {
+                return Err(e);
+            }
             // The folder itself, or one that is not there yet: as the folder around it.
             Err(_) if !self.root.writable => {
                 let refused = WorkspaceError::ReadOnly { path: self.display() };

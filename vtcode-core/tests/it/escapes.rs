@@ -37,7 +37,7 @@ struct Foreign {
 }
 
 impl Foreign {
-    fn new(name: &'static str, root: &Path, writes: bool) -> Arc<dyn Tool> {
+    fn tool(name: &'static str, root: &Path, writes: bool) -> Arc<dyn Tool> {
         let parameters = json!({"type": "object", "properties": {"path": {"type": "string"}}});
         let spec = ToolSpec { name: name.into(), description: "".into(), parameters };
         Arc::new(Self { spec, root: root.to_owned(), writes })
@@ -148,8 +148,8 @@ impl Place {
         let limits = Limits::full().tools;
         let spool = self.dir.path().join("spool");
         let mut tools = builtin::all(&self.workspace, spool, [], &limits);
-        tools.push(Foreign::new("foreign_read", self.workspace.root(), false));
-        tools.push(Foreign::new("foreign_write", self.workspace.root(), true));
+        tools.push(Foreign::tool("foreign_read", self.workspace.root(), false));
+        tools.push(Foreign::tool("foreign_write", self.workspace.root(), true));
         let permissions = Permissions::for_workspace(Arc::clone(&self.workspace));
         OptimizedToolRegistry::with_tools(tools, limits).with_permissions(Arc::new(permissions))
     }

@@ -387,10 +387,11 @@ pub(super) fn of_command(command: &Found, cwd: &Path) -> Vec<Harm> {
             }
         }
         "kill" if known.contains(&"-1") && (known.len() > 1) => found.push(MACHINE),
-        "python" | "python3" if known.windows(2).any(|w| w[0] == "-m" && w[1] == "pip") => {
-            if known.iter().any(|arg| matches!(*arg, "install" | "download" | "wheel")) {
-                found.push(NETWORK);
-            }
+        "python" | "python3"
+            if known.windows(2).any(|pair| pair == ["-m", "pip"])
+                && known.iter().any(|arg| matches!(*arg, "install" | "download" | "wheel")) =>
+        {
+            found.push(NETWORK);
         }
         "ps" if shows_environment(args) => found.push(SECRETS),
         "dd" if known.iter().any(|arg| arg.starts_with("of=/dev/") && is_device(&arg[3..])) => {
@@ -477,7 +478,7 @@ fn written_outside(name: &str, args: &[&str], cwd: &Path) -> Option<Harm> {
         written.retain(|arg| !arg.starts_with("if="));
     }
     if WRITE_LAST.contains(&name) {
-        written.extend(args.iter().filter(operand).next_back());
+        written.extend(args.iter().rfind(operand));
     }
     let writes_files = written.is_empty() && !matches!(name, "rm" | "grep" | "ls" | "test" | "[");
     if writes_files || WRITE_LAST.contains(&name) {

@@ -173,8 +173,6 @@ fn words(node: Node<'_>, text: &str) -> Vec<Option<String>> {
                 }
             }
             "variable_assignment" if words.is_empty() => {}
-            // A piece that the parser could not place may hide its words one level down.
-            "file_redirect" | "heredoc_redirect" | "herestring_redirect" | "comment" => {}
             "word" | "number" | "concatenation" => match braces(&text[part.byte_range()]) {
                 Some(many) => words.extend(many.into_iter().map(Some)),
                 None => words.push(word(part, text)),
@@ -182,7 +180,20 @@ fn words(node: Node<'_>, text: &str) -> Vec<Option<String>> {
             "export" | "declare" | "typeset" | "local" | "readonly" | "unset" | "unsetenv" => {
                 words.push(Some(part.kind().to_owned()));
             }
-            ";" | "&" | "&&" | "||" | "|" | "(" | ")" | "{" | "}" | "\n" => {}
+            "file_redirect"
+            | "heredoc_redirect"
+            | "herestring_redirect"
+            | "comment"
+            | ";"
+            | "&"
+            | "&&"
+            | "||"
+            | "|"
+            | "("
+            | ")"
+            | "{"
+            | "}"
+            | "\n" => {}
             _ => words.push(word(part, text)),
         }
     }

@@ -13,6 +13,7 @@ use crate::config::limits::{Limits, ToolLimits};
 use crate::safety::permissions::Permissions;
 use crate::tools::tool::{BatchFuture, Effect, Tool, ToolFuture, ToolSpec};
 
+mod asked;
 mod batches;
 mod kept;
 mod queue;

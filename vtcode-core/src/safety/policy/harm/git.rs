@@ -101,20 +101,17 @@ pub(super) fn harm(args: &[Option<String>]) -> Vec<Harm> {
         let next = args.get(at + 1).and_then(Option::as_deref);
         let takes = TAKES.contains(&option);
         match option {
-            "-c" | "--config-env" => {
-                // One that is not known may be any.
-                if joined.or(next).is_none_or(|setting| !is_plain(setting)) {
-                    found.push(RUNS);
-                }
-            }
+            // One that is not known may be any.
+            "-c" | "--config-env" if joined.or(next).is_some_and(is_plain) => {}
+            "-c" | "--config-env" => found.push(RUNS),
             "--exec-path" if joined.is_some() => found.push(RUNS),
             "--git-dir" | "--work-tree" | "-C" if joined.or(next) != Some(".") => {
                 found.push(ELSEWHERE);
             }
-            _ if option.starts_with("-c") && !option.starts_with("--") => {
-                if !is_plain(&option[2..]) {
-                    found.push(RUNS);
-                }
+            _ if !option.starts_with("--") => {
+                // Git knows no such spelling yet.
+                let setting = option.strip_prefix("-c");
+                found.extend(setting.filter(|setting| !is_plain(setting)).map(|_| RUNS));
             }
             _ => {}
         }
@@ -143,9 +140,9 @@ pub(super) fn harm(args: &[Option<String>]) -> Vec<Harm> {
         "checkout" => {
             let paths = rest.contains(&"--") || rest.iter().any(|arg| matches!(*arg, "." | ":/"));
             let operands = rest.iter().filter(|arg| !arg.starts_with('-')).count();
-            if paths || has(&["--force", "--ours", "--theirs"]) || letter('f') {
-                found.push(LOSES);
-            } else if operands > 1 && !letter('b') && !has(&["--orphan", "--track"]) {
+            let makes_a_branch = letter('b') || has(&["--orphan", "--track"]);
+            let forced = has(&["--force", "--ours", "--theirs"]) || letter('f');
+            if paths || forced || operands > 1 && !makes_a_branch {
                 found.push(LOSES);
             }
             if letter('B') {
@@ -158,7 +155,6 @@ pub(super) fn harm(args: &[Option<String>]) -> Vec<Harm> {
             found.push(LOSES);
         }
         "clean" if !has(&["--dry-run"]) && !letter('n') => found.push(LOSES),
-        "rm" if letter('f') || has(&["--force"]) => found.push(LOSES),
         "stash" if matches!(first, "drop" | "clear") => found.push(LOSES),
         "worktree" if first == "remove" => found.push(LOSES),
         "submodule" if first == "deinit" => found.push(LOSES),
@@ -166,7 +162,7 @@ pub(super) fn harm(args: &[Option<String>]) -> Vec<Harm> {
             found.push(LOSES);
         }
         "read-tree" if has(&["--reset"]) || letter('u') => found.push(LOSES),
-        "checkout-index" if letter('f') || has(&["--force"]) => found.push(LOSES),
+        "rm" | "checkout-index" if letter('f') || has(&["--force"]) => found.push(LOSES),
         "branch"
             if has(&["--delete", "--force", "--move"])
                 || letter('D')

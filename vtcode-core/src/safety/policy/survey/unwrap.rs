@@ -185,11 +185,9 @@ fn shell(args: &[Option<String>]) -> Runs {
     }
     match args.get(at) {
         line if wants_line => Runs::Lines(vec![line.cloned().flatten()]),
-        None => Runs::Input,
-        Some(Some(file)) if file.starts_with("/dev/") || file == "-" => Runs::Input,
-        Some(Some(_)) => Runs::Nothing,
-        // `bash <(curl …)`
-        Some(None) => Runs::Input,
+        Some(Some(file)) if !file.starts_with("/dev/") && file != "-" => Runs::Nothing,
+        // Nothing, or what is not known: `bash <(curl …)`.
+        _ => Runs::Input,
     }
 }
 
