@@ -255,10 +255,11 @@ fn effect_of(line: &CommandLine, cwd: &Path) -> Effect {
 
 /// Returns whether a command only reads, and no secrets; `moved`: it runs in a folder below.
 fn proven(command: &SimpleCommand, cwd: &Path, moved: bool) -> bool {
-    let targets = command.redirects.iter().map(|redirect| &redirect.target);
+    let words: Vec<&str> = command.words.iter().map(|word| word.text.as_str()).collect();
     table::only_reads(command, cwd)
         && !(moved && is_git(command))
-        && !command.words.iter().chain(targets).any(|word| harm::is_secret(&word.text))
+        && !harm::names_secret(&words)
+        && !command.redirects.iter().any(|redirect| harm::is_secret(&redirect.target.text))
 }
 
 fn is_git(command: &SimpleCommand) -> bool {

@@ -350,7 +350,8 @@ pub(super) fn of_command(command: &Found, cwd: &Path) -> Vec<Harm> {
     if command.fed {
         found.push(FED);
     }
-    if command.words.iter().flatten().any(|word| is_secret(word)) {
+    let words: Vec<&str> = command.words.iter().flatten().map(String::as_str).collect();
+    if names_secret(&words) {
         found.push(SECRETS);
     }
     let Some(name) = command.name() else { return found };
@@ -579,6 +580,25 @@ fn is_device(path: &str) -> bool {
 /// Returns whether a path lies in what git keeps for itself, and runs.
 fn in_git(path: &str) -> bool {
     Path::new(path).components().any(|part| part.as_os_str().eq_ignore_ascii_case(".git"))
+}
+
+/// Returns whether a command names something that holds secrets. What it only prints or searches
+/// for is no name of a file.
+pub(super) fn names_secret(words: &[&str]) -> bool {
+    let Some((name, args)) = words.split_first() else { return false };
+    let skipped = match *name {
+        "echo" | "printf" => return false,
+        "grep" | "egrep" | "fgrep" | "rg" => {
+            // `-e` and `-f` make a file of what else is the pattern; joined to others, too.
+            let given = args.iter().any(|arg| {
+                arg.starts_with("--") && arg.len() > 2
+                    || arg.starts_with('-') && arg.contains(['e', 'f'])
+            });
+            args.iter().position(|arg| !arg.starts_with('-')).filter(|_| !given)
+        }
+        _ => None,
+    };
+    args.iter().enumerate().any(|(at, arg)| Some(at) != skipped && is_secret(arg))
 }
 
 /// Files that hold secrets, by a piece of their path.
