@@ -256,10 +256,10 @@ fn effect_of(line: &CommandLine, cwd: &Path) -> Effect {
 /// Returns whether a command only reads, and no secrets; `moved`: it runs in a folder below.
 fn proven(command: &SimpleCommand, cwd: &Path, moved: bool) -> bool {
     let words: Vec<&str> = command.words.iter().map(|word| word.text.as_str()).collect();
-    table::only_reads(command, cwd)
-        && !(moved && is_git(command))
-        && !harm::names_secret(&words)
-        && !command.redirects.iter().any(|redirect| harm::is_secret(&redirect.target.text))
+    let secret = harm::names_secret(&words)
+        || command.redirects.iter().any(|redirect| harm::is_secret(&redirect.target.text));
+    let elsewhere = moved && is_git(command);
+    table::only_reads(command, cwd) && !secret && !elsewhere
 }
 
 fn is_git(command: &SimpleCommand) -> bool {
