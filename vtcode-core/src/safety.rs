@@ -1,5 +1,6 @@
 //! The one check before anything touches the user's machine.
 
+pub mod permissions;
 pub mod policy;
 pub mod preimage;
 pub mod workspace;

@@ -32,6 +32,7 @@ pub(crate) enum Command {
     Demo(Demo),
     Config(Config),
     Prompt(Prompt),
+    Policy(Policy),
     ApplyPatch(ApplyPatch),
 }
 
@@ -233,6 +234,29 @@ pub(crate) struct Prompt {
 pub(crate) enum PromptCommand {
     /// Print the system prompt and the tools' schemas for the current folder
     Show,
+}
+
+/// Ask the policy; nothing is run
+#[derive(Debug, Parser)]
+pub(crate) struct Policy {
+    #[command(subcommand)]
+    pub(crate) command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Say whether a shell command line may run, and why; the exit code is 0 whatever the verdict
+    Check {
+        /// Print one JSON object: verdict, class, rule, reason
+        #[arg(long)]
+        json: bool,
+        /// The folder in which it would run
+        #[arg(short = 'C', long = "cd", visible_alias = "cwd", value_name = "DIR")]
+        cd: Option<PathBuf>,
+        /// The command line; several words are joined by blanks, as a shell would read them
+        #[arg(required = true, last = true, value_name = "COMMAND")]
+        words: Vec<String>,
+    },
 }
 
 /// Apply a `*** Begin Patch` patch to the current folder, as the tool does

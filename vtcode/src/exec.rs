@@ -197,7 +197,7 @@ pub(crate) fn begin(
     let session_dir = spool_dir.parent().context("the session has no folder")?;
     let preimages = Arc::new(Preimages::open(session_dir, settings.safety.undo_bytes, 0));
     let workspace = workspace(&cwd, &add_dirs, &spool_dir, &preimages)?;
-    let registry = setup::registry(&workspace, spool_dir, &settings.limits.tools, env);
+    let registry = setup::registry(&workspace, spool_dir, &settings, env)?;
     let header = SessionHeader {
         format: journal::FORMAT,
         session_id,
@@ -287,7 +287,7 @@ async fn go_on(
     let undo_bytes = settings.safety.undo_bytes;
     let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns));
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
-    let registry = setup::registry(&workspace, journal.spool_dir(), &settings.limits.tools, env);
+    let registry = setup::registry(&workspace, journal.spool_dir(), &settings, env)?;
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };

@@ -7,6 +7,7 @@ use vtcode_core::config::layers::ConfigError;
 use vtcode_core::core::journal::JournalError;
 use vtcode_core::core::optimized_agent::{End, FailureKind};
 use vtcode_core::llm::optimized_client::LlmError;
+use vtcode_core::safety::policy::RuleError;
 use vtcode_core::safety::workspace::WorkspaceError;
 
 /// How the program ends.
@@ -73,6 +74,7 @@ pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
     let endpoint = error.downcast_ref::<LlmError>();
     let usage = error.is::<Usage>()
         || error.is::<ConfigError>()
+        || error.is::<RuleError>()
         // The only paths that are opened here are the folders that a run works in.
         || error.is::<WorkspaceError>()
         || matches!(endpoint, Some(LlmError::Endpoint { .. }))

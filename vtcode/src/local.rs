@@ -41,7 +41,7 @@ pub(crate) fn prompt(args: &Prompt) -> anyhow::Result<Exit> {
     let workspace = Arc::new(Workspace::open(&cwd)?);
     // Nothing runs here, so nothing is spooled.
     let spool = std::env::temp_dir();
-    let registry = setup::registry(&workspace, spool, &settings.limits.tools, &env);
+    let registry = setup::registry(&workspace, spool, &settings, &env)?;
     let mut text = format!("{}\n\n", setup::system_prompt(&workspace, &registry, &env));
     for spec in registry.specs() {
         let _ = writeln!(text, "## {}\n{}\n{}\n", spec.name, spec.description, spec.parameters);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+mod approval;
 mod args;
 #[cfg(feature = "demo")]
 mod demo;
@@ -14,6 +15,7 @@ mod exec;
 mod exit;
 mod json;
 mod local;
+mod policy;
 mod sessions;
 mod setup;
 mod terminal;
@@ -67,6 +69,7 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Doctor(doctor)) => doctor::run(&doctor).await,
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),
+        Some(Command::Policy(args)) => policy::run(&args),
         Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),
         #[cfg(feature = "demo")]
         Some(Command::Demo(options)) => demo::run(options).await,

@@ -10,14 +10,17 @@ use clap::ValueEnum;
 use vtcode_core::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::{Settings, Sources};
-use vtcode_core::config::limits::ToolLimits;
+use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
 use vtcode_core::llm::{discover, prices};
+use vtcode_core::safety::permissions::Permissions;
+use vtcode_core::safety::policy::Policy;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
+use crate::approval;
 use crate::args::{Common, Sandbox};
 use crate::exit::Usage;
 
@@ -31,6 +34,8 @@ pub(crate) fn settings(cwd: &Path, common: Option<&Common>, env: &Env) -> anyhow
     };
     let mut settings = Settings::resolve(&sources, env)?;
     settings.safety.unleashed = common.is_some_and(|common| common.yolo);
+    // A rule that cannot be used is told at the start, whatever the run would have done.
+    Policy::new(&settings.safety.permissions)?;
     Ok(settings)
 }
 
@@ -151,16 +156,23 @@ pub(crate) fn sessions(env: &Env) -> anyhow::Result<Sessions> {
     Ok(Sessions::below(&dir))
 }
 
-/// Returns the built-in tools over a workspace.
+/// Returns the built-in tools over a workspace, with what decides over their calls.
 pub(crate) fn registry(
     workspace: &Arc<Workspace>,
     spool_dir: PathBuf,
-    limits: &ToolLimits,
+    settings: &Settings,
     env: &Env,
-) -> Arc<OptimizedToolRegistry> {
+) -> anyhow::Result<Arc<OptimizedToolRegistry>> {
+    let limits = &settings.limits.tools;
     let variables = env.vars().map(|(name, value)| (name.clone(), value.clone()));
     let tools = builtin::all(workspace, spool_dir, variables, limits);
-    Arc::new(OptimizedToolRegistry::with_tools(tools, limits.clone()))
+    let mut permissions = Permissions::new(&settings.safety, Arc::clone(workspace))?
+        .confined(settings.safety.sandbox.mode != SandboxMode::Off);
+    if let Some(approver) = approval::on_terminal(settings.safety.approval) {
+        permissions = permissions.with_approver(approver);
+    }
+    let registry = OptimizedToolRegistry::with_tools(tools, limits.clone());
+    Ok(Arc::new(registry.with_permissions(Arc::new(permissions))))
 }
 
 /// Returns the system prompt for a workspace.

@@ -1,29 +1,247 @@
-//! What a shell command line does: its text comes in, an [`Effect`] goes out.
-//! The text is read once into simple commands (`command_line`) and those are judged by a table
-//! (`table`); what is not proven to only read is [`Effect::opaque`].
-//! Never runs anything, and is only ever wrong in the safe direction.
+//! What a shell command line does and whether it may run: its text comes in, an [`Effect`] or a
+//! [`Judgement`] goes out.
+//! The text is parsed once. Its simple commands (`command_line`) are proven by a table (`table`) to
+//! only read, or are allowed by the user's rules (`rules`); of all others every command that can be
+//! seen (`survey`) is held against what is known to do harm (`harm`). Never runs anything, never
+//! judges a line by its text, and is only ever wrong in the safe direction about what it allows.
 //!
 //! Proven means: as far as the command line tells. Programs that a user's own configuration makes
 //! such a command run (git's external diff and fsmonitor, ripgrep's configuration file, functions
-//! exported into bash) are the user's doing and out of sight here.
+//! exported into bash) are the user's doing and out of sight here. A repository that lies in a
+//! folder below brings a configuration of its own, which is not the user's: git is not proven
+//! after a `cd`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::config::safety::PermissionRules;
 use crate::tools::tool::Effect;
 
 mod command_line;
+mod grammar;
+mod harm;
+mod rules;
+mod survey;
 mod table;
 
-use command_line::{CommandLine, Word};
+use command_line::{CommandLine, SimpleCommand, Word};
+use rules::Rules;
+pub use rules::{Rule, RuleError};
+use survey::{Runs, Survey};
+
+/// What may be done with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It runs: it is proven harmless, or the user's rules say so.
+    Allow,
+    /// Somebody, or the sandbox's reach, decides.
+    Ask,
+    /// It never runs.
+    Deny,
+}
+
+/// What is known of a command that is not proven harmless; each is worse than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It is proven to only read.
+    None,
+    /// Nothing is known against it, and it stays within the sandbox's reach.
+    Unproven,
+    /// It reaches beyond the workspace: the network, other folders, other users, our own state.
+    Escalates,
+    /// It loses work.
+    Destructive,
+}
+
+/// What the policy says of one command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// What may be done with it.
+    pub verdict: Verdict,
+    /// What is known of it.
+    pub class: Class,
+    /// True when all that it escalates to is the network.
+    pub network: bool,
+    /// True when the user's own rule asks or denies: no sandbox answers that.
+    pub by_user: bool,
+    /// What decided: the name of a built-in rule, or the user's rule with its list.
+    pub rule: String,
+    /// Why, in words for the model, and what would be allowed instead.
+    pub reason: String,
+    /// What it reads and writes.
+    pub effect: Effect,
+}
+
+/// A row of the built-in list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Harm {
+    deny: bool,
+    class: Class,
+    network: bool,
+    rule: &'static str,
+    reason: &'static str,
+}
+
+/// The built-in list with the user's rules.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    rules: Rules,
+}
+
+/// Builtins that change the shell for what follows them. A rule allows one simple command, so it
+/// does not allow these before another.
+const CHANGE_THE_SHELL: &[&str] = &[
+    ".",
+    "alias",
+    "bind",
+    "builtin",
+    "cd",
+    "command",
+    "complete",
+    "declare",
+    "enable",
+    "eval",
+    "exec",
+    "export",
+    "getopts",
+    "hash",
+    "let",
+    "local",
+    "mapfile",
+    "popd",
+    "printf",
+    "pushd",
+    "read",
+    "readarray",
+    "readonly",
+    "set",
+    "shopt",
+    "source",
+    "test",
+    "trap",
+    "typeset",
+    "ulimit",
+    "umask",
+    "unalias",
+    "unset",
+];
+
+const UNPROVEN: &str = "it is not proven to only read; for files use read_file, grep_file, \
+                        list_files, edit_file and write_file, which need no permission";
+
+impl Policy {
+    /// Builds the policy with the user's rules; fails on the first that is no simple command.
+    pub fn new(rules: &PermissionRules) -> Result<Self, RuleError> {
+        Ok(Self { rules: Rules::parse(rules)? })
+    }
+
+    /// Judges `command`, run by bash in the folder `cwd`.
+    pub fn judge(&self, command: &str, cwd: &Path) -> Judgement {
+        self.judge_with(command, cwd, &[])
+    }
+
+    /// Judges as [`Self::judge`] does, with further rules that allow.
+    pub fn judge_with(&self, command: &str, cwd: &Path, granted: &[Rule]) -> Judgement {
+        let tree = grammar::parse(command);
+        let line = tree.as_ref().and_then(|tree| CommandLine::read(command, tree));
+        let effect = line.as_ref().map_or_else(Effect::opaque, |line| effect_of(line, cwd));
+        let judged = |verdict, class, rule: String, reason: String| Judgement {
+            verdict,
+            class,
+            network: false,
+            by_user: false,
+            rule,
+            reason,
+            effect: effect.clone(),
+        };
+        if command.contains(misleads) {
+            let reason = "it holds characters that make it look like another command; write it \
+                          without them";
+            let rule = "misleading-characters".to_owned();
+            let judged = judged(Verdict::Deny, Class::Unproven, rule, reason.to_owned());
+            return Judgement { effect: Effect::opaque(), ..judged };
+        }
+        let proven = effect.is_read_only();
+        let narrowing = !self.rules.ask.is_empty() || !self.rules.deny.is_empty();
+        // Most lines are proven, and that they are needs no second look.
+        let survey = (!proven || narrowing).then(|| Survey::of(command, tree.as_ref()));
+        let harm = survey.as_ref().filter(|_| !proven).and_then(|s| harm::worst(s, cwd));
+        if let Some(harm) = harm.filter(|harm| harm.deny) {
+            return judged(Verdict::Deny, harm.class, harm.rule.into(), harm.reason.into());
+        }
+        let class = match harm {
+            _ if proven => Class::None,
+            Some(harm) => harm.class,
+            None => Class::Unproven,
+        };
+        let named = |rules: &[Rule]| {
+            let found = survey.iter().flat_map(|survey| &survey.commands);
+            let mut named = found.filter_map(|found| rules.iter().find(|r| r.may_mean(found)));
+            named.next().map(ToString::to_string)
+        };
+        if let Some(rule) = named(&self.rules.deny) {
+            let reason = format!("the user's rule `{rule}` denies it; do without it");
+            let rule = format!("permissions.deny: {rule}");
+            return Judgement { by_user: true, ..judged(Verdict::Deny, class, rule, reason) };
+        }
+        if let Some(rule) = named(&self.rules.ask) {
+            let reason = format!("the user wants to be asked before `{rule}`");
+            let rule = format!("permissions.ask: {rule}");
+            return Judgement { by_user: true, ..judged(Verdict::Ask, class, rule, reason) };
+        }
+        if proven {
+            return judged(Verdict::Allow, class, "read-only".into(), "it only reads".into());
+        }
+        let allowing: Vec<&Rule> = self.rules.allow.iter().chain(granted).collect();
+        if let Some(rule) = line.as_ref().and_then(|line| allowed(line, cwd, &allowing)) {
+            let reason = format!("the user's rule `{rule}` allows it");
+            return judged(Verdict::Allow, class, format!("permissions.allow: {rule}"), reason);
+        }
+        match harm {
+            Some(harm) => Judgement {
+                network: harm.network,
+                ..judged(Verdict::Ask, class, harm.rule.into(), harm.reason.into())
+            },
+            None => judged(Verdict::Ask, class, "unproven".into(), UNPROVEN.into()),
+        }
+    }
+}
+
+/// Returns the rule that whoever says "always" to a command gives: its program and subcommand
+/// where that says enough, else the whole of it. None when it is not one simple command.
+pub fn rule_for(command: &str) -> Option<Rule> {
+    let tree = grammar::parse(command)?;
+    let line = CommandLine::read(command, &tree)?;
+    let [only] = &*line.commands else { return None };
+    if !only.redirects.iter().all(table::harmless) || only.words.iter().any(|w| w.glob || w.tilde) {
+        return None;
+    }
+    let words: Vec<String> = only.words.iter().map(|word| word.text.clone()).collect();
+    let found = survey::Found::of(&words);
+    let plain = harm::of_command(&found, Path::new("/")).iter().all(|harm| harm.network);
+    let subcommand = words.get(1).is_some_and(|word| {
+        !word.starts_with('-')
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_:".contains(&b))
+    });
+    let short = plain && subcommand && survey::runs(&found) == Runs::Nothing;
+    Some(Rule::of(if short { words[..2].to_vec() } else { words }))
+}
 
 /// Returns what `command`, run by bash in the folder `cwd`, does.
 pub fn command_effect(command: &str, cwd: &Path) -> Effect {
-    let Some(line) = CommandLine::parse(command) else { return Effect::opaque() };
+    let tree = grammar::parse(command);
+    let line = tree.and_then(|tree| CommandLine::read(command, &tree));
+    line.map_or_else(Effect::opaque, |line| effect_of(&line, cwd))
+}
+
+fn effect_of(line: &CommandLine, cwd: &Path) -> Effect {
     let mut reads = vec![cwd.to_owned()];
+    let mut moved = false;
     for command in &line.commands {
-        if !table::only_reads(command, cwd) {
+        if !proven(command, cwd, moved) {
             return Effect::opaque();
         }
+        moved |= moves(command, cwd);
         let inputs = command.redirects.iter().filter(|redirect| redirect.operator.ends_with('<'));
         for word in command.words.iter().skip(1).chain(inputs.map(|redirect| &redirect.target)) {
             match read_by(word) {
@@ -33,6 +251,100 @@ pub fn command_effect(command: &str, cwd: &Path) -> Effect {
         }
     }
     Effect { reads, ..Effect::default() }
+}
+
+/// Returns whether a command only reads, and no secrets; `moved`: it runs in a folder below.
+fn proven(command: &SimpleCommand, cwd: &Path, moved: bool) -> bool {
+    let words: Vec<&str> = command.words.iter().map(|word| word.text.as_str()).collect();
+    let secret = harm::names_secret(&words)
+        || command.redirects.iter().any(|redirect| harm::is_secret(&redirect.target.text));
+    let elsewhere = moved && is_git(command);
+    table::only_reads(command, cwd) && !secret && !elsewhere
+}
+
+fn is_git(command: &SimpleCommand) -> bool {
+    command.words.first().is_some_and(|name| name.text == "git")
+}
+
+/// Returns whether a command leaves the folder for another.
+fn moves(command: &SimpleCommand, cwd: &Path) -> bool {
+    match &*command.words {
+        [name, folder] if name.text == "cd" => cwd.join(&folder.text) != cwd,
+        [name, ..] => name.text == "cd",
+        [] => false,
+    }
+}
+
+/// Returns the rule that allows a line: each of its commands is proven, or one of the rules allows
+/// it and all that it runs.
+fn allowed<'a>(line: &CommandLine, cwd: &Path, rules: &[&'a Rule]) -> Option<&'a Rule> {
+    let mut by = None;
+    let mut moved = false;
+    for command in &line.commands {
+        if !proven(command, cwd, moved) {
+            let alone = line.commands.len() == 1;
+            let changes = CHANGE_THE_SHELL.contains(&command.words.first()?.text.as_str());
+            if changes && !alone || moved && is_git(command) {
+                return None;
+            }
+            by = by.or(Some(rules_for(command, cwd, rules)?));
+        }
+        moved |= moves(command, cwd);
+    }
+    by
+}
+
+/// Returns the rule that allows a command and what it runs.
+fn rules_for<'a>(command: &SimpleCommand, cwd: &Path, rules: &[&'a Rule]) -> Option<&'a Rule> {
+    if !command.redirects.iter().all(table::harmless) {
+        return None;
+    }
+    let words: Vec<String> = command.words.iter().map(|word| word.text.clone()).collect();
+    let runs = survey::runs(&survey::Found::of(&words));
+    rules.iter().copied().filter(|rule| rule.allows(command)).find(|rule| match &runs {
+        Runs::Nothing => true,
+        _ if rule.len() == words.len() => true,
+        // What follows is another command, which has to be allowed, too, unless the rule names it.
+        Runs::Commands(inner) => match &**inner {
+            [inner] if words.ends_with(&inner.known()) && inner.words.len() < words.len() => {
+                let at = words.len() - inner.words.len();
+                let inner =
+                    SimpleCommand { words: command.words[at..].to_vec(), redirects: vec![] };
+                rule.len() > at
+                    || !inner.words.is_empty()
+                        && (proven(&inner, cwd, false) || rules_for(&inner, cwd, rules).is_some())
+            }
+            _ => false,
+        },
+        Runs::Lines(_) | Runs::Input => false,
+    })
+}
+
+/// Returns whether a character makes a line look like another one: it turns the direction of the
+/// text round, or carries text that is not shown.
+fn misleads(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}')
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+        })
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Unproven => "unproven",
+            Self::Escalates => "escalates",
+            Self::Destructive => "destructive",
+        })
+    }
 }
 
 /// Returns what a word makes a command read beyond the folder that it runs in. A word that may
@@ -61,409 +373,4 @@ fn read_by(word: &Word) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn effect(command: &str) -> Effect {
-        command_effect(command, Path::new("/work/repo"))
-    }
-
-    const READS: &[&str] = &[
-        "ls",
-        "ls -la src",
-        "  ls\t-1  ",
-        "cat Cargo.toml README.md",
-        "cat -n src/main.rs | head -50",
-        "head -n 5 x; tail -n 3 x",
-        "ls && pwd || echo no",
-        "grep -rn 'fn main' --include='*.rs' .",
-        "grep -rn \"fn main\" --include=\"*.rs\" .",
-        "grep -E \"^(a|b)$\" x",
-        "grep \"\\bfoo\\b\" x",
-        "grep -R \"Cargo.toml\" -n || true",
-        "rg -n 'TODO|FIXME' src",
-        "rg --files -g '*.rs'",
-        "find . -name '*.rs' -type f",
-        "find . -name '*.rs' | wc -l",
-        "find src tests -maxdepth 2 -not -path './target/*'",
-        "ls *.rs",
-        "wc -l src/*.rs",
-        "cat *",
-        "sort -u names | uniq -c | sort -rn",
-        "sed -n '1,80p' src/lib.rs",
-        "sed -n 1,80p src/lib.rs",
-        "sed -n -e '/fn a/,/^}/p' -e '$=' x",
-        "sed -nE '/a|b/p;10q' x",
-        "echo hello",
-        "echo 'rm -rf /'",
-        "echo \"a > b; rm x\"",
-        "echo \"costs 5\\$\"",
-        "printf '%s 100%%\\n' a b",
-        "cd src && ls",
-        "cd /work/repo/src && git log --oneline -5",
-        "git status",
-        "git --no-pager diff HEAD --stat",
-        "git log --oneline -20 -- src",
-        "git show HEAD:src/lib.rs | head",
-        "git blame -L 1,20 x",
-        "git ls-files | grep rs",
-        "git rev-parse --abbrev-ref HEAD",
-        "git branch",
-        "git branch -a -v",
-        "git diff main..HEAD",
-        "ls missing 2>/dev/null",
-        "ls missing 2>&1 | head",
-        "ls missing >/dev/null 2>&1",
-        "ls missing &>/dev/null",
-        "wc -l < Cargo.toml",
-        "test -f x && echo yes",
-        "[ -f x ] && cat x",
-        "[ \"a\" = b ] || echo no",
-        "date +%s",
-        "date -d tomorrow",
-        "jq -r '.a[] | .b' x.json",
-        "stat -c %s x",
-        "diff -u a b",
-        "xxd x | head",
-        "uniq names",
-        "du -sh . ; df -h",
-        "which cargo; type ls",
-        "sleep 0.2",
-        "cat 'na me' \"gr\u{fc}n\" a'b'\"c\"",
-        "ls # what is here",
-        "# first\nls\n\n  # then\npwd\n",
-        "ls \\\n  -la",
-        "cat a |\n  wc -l",
-        "tree -L 2",
-        "hostname",
-        "base64 x | fold -w 20",
-        "printf 'a\\n'",
-        "comm a b",
-        "seq 1 10 | tac",
-        // Nothing at all.
-        "",
-        "   ",
-        "# only words",
-    ];
-
-    const MAY_DO_ANYTHING: &[&str] = &[
-        // Not in the table.
-        "rm x",
-        "cargo test",
-        "python3 -c 1",
-        "touch x",
-        "make",
-        "tee x",
-        "nonsense",
-        // One that is, with one that is not.
-        "ls; rm x",
-        "ls\nrm x",
-        "ls && rm x",
-        "ls || rm x",
-        "ls | tee x",
-        "ls |& rm x",
-        "ls & rm x",
-        "ls &",
-        "(ls; rm x)",
-        "{ rm x; }",
-        "! rm x",
-        // Substitutions and expansions.
-        "cat $(rm x)",
-        "cat `rm x`",
-        "echo \"$(rm x)\"",
-        "echo \"`rm x`\"",
-        "cat <(rm x)",
-        "echo > >(rm x)",
-        "echo ${x:=`rm x`}",
-        "echo $x",
-        "echo \"$x\"",
-        "echo \"a${x@P}\"",
-        "echo $((x=1))",
-        "echo \"$[x]\"",
-        "echo $'a'",
-        "echo $\"a\"",
-        "$x",
-        "echo a{b,c}",
-        "\"$(rm x)\"",
-        // Output that goes somewhere.
-        "ls > f",
-        "ls >> f",
-        "ls >| f",
-        "ls &> f",
-        "ls 2> f",
-        "ls >& f",
-        "> f",
-        "ls <> f",
-        "[ a > b ]",
-        "ls > /dev/null/../x",
-        "ls > \"f\"",
-        "ls 3>/dev/null",
-        "ls > /dev/tcp/h/80",
-        "cat < /dev/tcp/h/80",
-        "cat < //dev/tcp/h/80",
-        "ls > ~",
-        "ls > *",
-        // Names that are not plain.
-        "\\rm x",
-        "r''m x",
-        "'ls'",
-        "\"ls\"",
-        "/bin/ls",
-        "./ls",
-        "l\\s",
-        "ls\\\nx",
-        "l\u{455}",
-        "\u{2028}ls",
-        "ls\u{a0}-la",
-        "ls\u{3000}x",
-        "ls\rrm x",
-        "ls\u{b}x",
-        "cat a\\ b",
-        "c?t x",
-        "~/ls",
-        // What runs others, or changes the shell.
-        "xargs rm",
-        "ls | xargs rm",
-        "env ls",
-        "env rm x",
-        "eval ls",
-        "command ls",
-        "builtin echo",
-        "exec ls",
-        "time ls",
-        "time rm x",
-        "nice ls",
-        "nohup ls",
-        "sudo ls",
-        "timeout 5 rm x",
-        "bash -c ls",
-        "sh x",
-        ". x",
-        "source x",
-        "coproc ls",
-        "alias ls=rm",
-        "export A=b",
-        "A=b ls",
-        "A=b",
-        "PATH=. ls",
-        "GIT_PAGER=rm git log",
-        "set -x",
-        "trap 'rm x' EXIT",
-        "read x",
-        "ls() { rm x; }",
-        "function ls { rm x; }",
-        "ls() { rm x; }; ls",
-        // Compound commands.
-        "if true; then rm x; fi",
-        "if true; then ls; fi",
-        "for a in b; do ls; done",
-        "while true; do rm x; done",
-        "case a in a) rm x;; esac",
-        "[[ -f x ]]",
-        "((x=1))",
-        // Here-documents and -strings.
-        "cat <<EOF\n$(rm x)\nEOF",
-        "cat <<'EOF'\nx\nEOF",
-        "cat <<< x",
-        "cat <<-EOF\n\tx\n\tEOF",
-        // Options that act.
-        "sort -o f x",
-        "sort x -uo f",
-        "sort --output=f x",
-        "sort --outp=f x",
-        "sort --o f x",
-        "sort --compress-program=sh x",
-        "sort -T /x y",
-        "sort *",
-        "find . -delete",
-        "find . -exec rm {} ';'",
-        "find . -execdir rm {} +",
-        "find . -ok rm x",
-        "find . -fprint f",
-        "find . -fprintf f %p",
-        "find . -fls f",
-        "find *",
-        "find . '-delete'",
-        "find . -name x -'de'lete",
-        "find . -name x\\ -delete",
-        "sed -n 'w f' x",
-        "sed -n '1e rm x' x",
-        "sed -i 's/a/b/' x",
-        "sed -n -i 1p x",
-        "sed 1p x",
-        "sed -n 's/a/b/w f' x",
-        "sed -n '1,5w f' x",
-        "sed -n '/a/e' x",
-        "sed -n 1p x -i",
-        "sed -n '/a;w f' x",
-        "sed -n '/a/p;w f' x",
-        "sed -n \"1p\nw f\" x",
-        "sed -n -f s x",
-        "sed -n 1p *",
-        "sed -ni 1p x",
-        "sed -n --in-place 1p x",
-        "sed -n",
-        "rg --pre=sh x",
-        "rg --pre sh x",
-        "rg --pr=sh x",
-        "rg -z x",
-        "rg --hostname-bin=sh x",
-        "rg x *",
-        "tail -f x",
-        "tail -n5f x",
-        "tail --follow x",
-        "tail -F x",
-        "uniq a b",
-        "uniq *",
-        "uniq -- a",
-        "xxd -r a",
-        "xxd a b",
-        "xxd -revert a",
-        "tree -o f",
-        "tree -R",
-        "file -C",
-        "base64 -o f",
-        "base64 --outp=f",
-        "date -s now",
-        "date --set=now",
-        "date --se now",
-        "date 01010000",
-        "hostname x",
-        "hostname -F x",
-        "diff -l a b",
-        "diff --pag a b",
-        "printf -v x y",
-        "printf '%n' PATH",
-        "printf 'a%5n' PATH",
-        "printf '%%%n' PATH",
-        "test -v 'a[$(rm x)]'",
-        "[ -v 'a[$(rm x)]' ]",
-        "test ! -R x",
-        "jq -i . x",
-        "cd ..",
-        "cd",
-        "cd -",
-        "cd ~",
-        "cd /etc && ls",
-        "cd src/../.. && ls",
-        "cd a b",
-        "cd $x",
-        "git -c alias.x=!rm log",
-        "git -c core.fsmonitor=x status",
-        "git -C /x log",
-        "git --git-dir=x log",
-        "git --exec-path=x log",
-        "git push",
-        "git commit -m x",
-        "git checkout x",
-        "git branch -D x",
-        "git branch new",
-        "git branch --edit-description",
-        "git diff --output=f",
-        "git diff --outp=f",
-        "git diff --ext-diff",
-        "git log --textconv",
-        "git -p log",
-        "git",
-        "git stash",
-        "git gc",
-        "git log *",
-        "git log --show-signature",
-        // Not a command line at all.
-        "ls |",
-        "ls &&",
-        "| ls",
-        "ls (",
-        "ls )",
-        "echo 'a",
-        "echo \"a",
-        "ls ;; ls",
-        "ls\0rm",
-        ")",
-        "<",
-        "&",
-        ";",
-    ];
-
-    #[test]
-    fn what_only_reads_is_proven() {
-        let unproven: Vec<_> =
-            READS.iter().filter(|command| !effect(command).is_read_only()).collect();
-        assert!(unproven.is_empty(), "{unproven:#?}");
-    }
-
-    #[test]
-    fn what_may_do_anything_is_not() {
-        let proven: Vec<_> =
-            MAY_DO_ANYTHING.iter().filter(|command| effect(command) != Effect::opaque()).collect();
-        assert!(proven.is_empty(), "{proven:#?}");
-    }
-
-    #[test]
-    fn a_proven_line_with_an_unproven_one_joined_to_it_is_unproven() {
-        for command in READS {
-            for joined in
-                [format!("{command}\nrm x"), format!("rm x; {command}"), format!("{command} > f")]
-            {
-                // A comment hides what follows it on its line.
-                let hidden = command.contains('#') && joined.ends_with("> f");
-                assert!(hidden || effect(&joined).opaque, "{joined}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_read_is_the_folder_and_what_lies_outside() {
-        let reads = |command: &str| -> Vec<String> {
-            let effect = effect(command);
-            assert!(effect.is_read_only(), "{command}");
-            effect.reads.iter().map(|path| path.display().to_string()).collect()
-        };
-        assert_eq!(reads("cat src/lib.rs"), ["/work/repo"]);
-        assert_eq!(
-            reads("cat /etc/hosts < /etc/passwd 2>/dev/null"),
-            ["/work/repo", "/etc/hosts", "/etc/passwd"]
-        );
-        assert_eq!(reads("ls /etc/ssl/*.pem /*"), ["/work/repo", "/etc/ssl/", "/"]);
-        for everything in
-            ["cat ../x", "cat ~/x", "cat /a/../b", "grep -f/etc/x y", "grep --file=/x y"]
-        {
-            assert_eq!(reads(everything), ["/work/repo", "/"], "{everything}");
-        }
-    }
-
-    #[test]
-    fn a_very_long_or_deep_line_is_given_up_without_harm() {
-        for part in [
-            "ls && ", "ls | ", "ls;", "ls\n", "(", "$(", "\"$(", "{ ", "[ ", "<(", "((", "a=(",
-            "if ", "case ",
-        ] {
-            for bytes in [1000, 2000, 1_000_000] {
-                let line = part.repeat(bytes / part.len());
-                let _ = effect(&line);
-                let _ = effect(&(line + "ls"));
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_it_panic(text in any::<String>()) {
-            let _ = effect(&text);
-        }
-
-        #[test]
-        fn no_mixture_of_shell_makes_it_panic(
-            parts in proptest::collection::vec(
-                proptest::sample::select(vec![
-                    "ls", " ", "\n", "'", "\"", "$", "(", ")", "`", "\\", "|", "&", ";", "<", ">", "{", "}",
-                    "[", "]", "*", "#", "=", "2", "\u{fc}", "\0", "<<E", "if", "git", "sed", "-n", "/dev/null",
-                ]),
-                0..24,
-            ),
-        ) {
-            let _ = effect(&parts.concat());
-        }
-    }
-}
+mod tests;

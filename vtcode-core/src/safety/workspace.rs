@@ -384,6 +384,33 @@ impl WorkspacePath {
         self.open_with(OFlags::RDONLY | OFlags::DIRECTORY).map(Folder::new)
     }
 
+    /// Refuses what cannot be read here whatever is done to it: a link on the way leads out. It
+    /// proves nothing about what is opened next.
+    pub fn check_read(&self) -> io::Result<()> {
+        self.open_with(LOCATE).map(drop)
+    }
+
+    /// Refuses what cannot be written here: a link on the way leads out, the folder may only be
+    /// read, it is git's. It proves nothing about what is opened next.
+    pub fn check_write(&self) -> io::Result<()> {
+        match self.parent(false) {
+            Ok((parent, _)) => self.check_writable(&parent)?,
+            Err(e)
+                if e.get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<WorkspaceError>) =>
+            {
+                return Err(e);
+            }
+            // The folder itself, or one that is not there yet: as the folder around it.
+            Err(_) if !self.root.writable => {
+                let refused = WorkspaceError::ReadOnly { path: self.display() };
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, refused));
+            }
+            Err(_) => {}
+        }
+        self.check_read()
+    }
+
     /// Returns whether something is there. A link to nothing is nothing.
     pub fn exists(&self) -> io::Result<bool> {
         Ok(self.version()?.is_some())

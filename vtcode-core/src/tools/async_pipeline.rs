@@ -1,7 +1,8 @@
 //! Runs tool calls: takes [`ToolRequest`]s in, gives [`ToolResult`]s out.
 //! Calls run together unless their effects conflict; conflicting ones run in the order submitted.
 //! Each goes the way that `execution` knows; here it is owned, told of and ended.
-//! Never talks to a model and never decides whether a call is allowed.
+//! Never talks to a model and never decides whether a call is allowed: the registry does, and a
+//! question that it raised is awaited before the call takes a slot.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -171,6 +172,7 @@ impl AsyncToolPipeline {
                 progress: context.progress,
             },
             before_effect: context.before_effect,
+            question: plan.question,
             submitted,
             deadline: submitted.checked_add(timeout),
             owner: self.owner.clone(),

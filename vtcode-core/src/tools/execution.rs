@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::limits::ToolLimits;
+use crate::safety::permissions::{Permissions, Question};
 use crate::tools::optimized_registry::{
     Entry, ExecutionPriority, OptimizedToolRegistry, Slots, Turn,
 };
@@ -61,6 +62,8 @@ pub(in crate::tools) struct Job {
     pub(in crate::tools) turn: Turn,
     pub(in crate::tools) call: CallContext,
     pub(in crate::tools) before_effect: Option<BeforeEffect>,
+    /// What somebody has to allow first, and who knows whom to ask.
+    pub(in crate::tools) question: Option<(Arc<Permissions>, Box<Question>)>,
     pub(in crate::tools) submitted: Instant,
     /// None: so far away that it cannot be told.
     pub(in crate::tools) deadline: Option<Instant>,
@@ -121,15 +124,19 @@ impl Core {
     }
 
     /// Carries out a call, to its end or to its cancellation. Dropping the future ends the call.
-    pub(in crate::tools) async fn carry_out(self: &Arc<Self>, job: Job) -> Ending {
+    pub(in crate::tools) async fn carry_out(self: &Arc<Self>, mut job: Job) -> Ending {
         let waiting = self.counters.waits();
         let mut open = Open { core: self, tool: Arc::clone(&job.tool), told: false };
         let submitted = job.submitted;
-        let on_shutdown = job.call.cancel.clone();
+        let (on_shutdown, shutdown) = (job.call.cancel.clone(), job.owner.shutdown.clone());
         let ending = {
             let run = async {
                 let ready = job.waits_for(job.turn.ready()).await;
-                match ready {
+                let permitted = match ready {
+                    Ok(()) => job.permitted().await,
+                    Err(error) => Err(error),
+                };
+                match permitted {
                     Ok(()) if job.read_only && job.tool.is_repeatable() => {
                         self.repeatable(&job, waiting).await
                     }
@@ -142,7 +149,7 @@ impl Core {
                 // Looked at first: the end of another call must not begin this one.
                 biased;
                 // A pipeline that shuts down ends its calls as an interruption does.
-                () = job.owner.shutdown.cancelled() => {
+                () = shutdown.cancelled() => {
                     on_shutdown.cancel();
                     run.await
                 }
@@ -205,6 +212,19 @@ impl Job {
                 Err(ToolError::TimedOut { name: name(), limit })
             }
         }
+    }
+
+    /// Waits for the answer to the question that the call raised, if any. The time that somebody
+    /// takes to answer is not the call's.
+    async fn permitted(&mut self) -> Result<(), ToolError> {
+        let Some((permissions, question)) = self.question.take() else { return Ok(()) };
+        let asked = Instant::now();
+        let answer = self.call.cancel.run_until_cancelled(permissions.ask(*question)).await;
+        let Some(answer) = answer else {
+            return Err(ToolError::Cancelled { name: self.tool.name() });
+        };
+        self.deadline = self.deadline.and_then(|deadline| deadline.checked_add(asked.elapsed()));
+        answer
     }
 
     /// Returns how much of the time until its deadline is left.

@@ -1,6 +1,7 @@
 //! Which tools there are: a name goes in, the tool, the check of its arguments and a permit to run
 //! it come out. An immutable catalog published as one snapshot; reading it takes no lock.
-//! Knows which calls may overlap and who goes first; how a call runs is for `execution` to know.
+//! Knows which calls may overlap and who goes first, and lets none pass that the permissions
+//! refuse; how a call runs is for `execution` to know.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::env::Env;
 use crate::config::limits::{Limits, ToolLimits};
+use crate::safety::permissions::{Asked, Decision, Permissions, Question};
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::builtin;
 use crate::tools::execution::{Core, Job, Owner};
@@ -48,6 +50,7 @@ pub struct OptimizedToolRegistry {
     schedule: Arc<Schedule>,
     validators_kept: AtomicUsize,
     limits: ToolLimits,
+    permissions: Arc<Permissions>,
 }
 
 /// One state of the catalog; a new tool makes a new one.
@@ -76,6 +79,8 @@ pub(in crate::tools) struct Plan {
     pub(in crate::tools) effect: Effect,
     pub(in crate::tools) timeout: Duration,
     pub(in crate::tools) batch: Option<String>,
+    /// Somebody has to answer before it runs.
+    pub(in crate::tools) question: Option<(Arc<Permissions>, Box<Question>)>,
 }
 
 impl OptimizedToolRegistry {
@@ -100,11 +105,20 @@ impl OptimizedToolRegistry {
             schedule: Arc::default(),
             validators_kept: AtomicUsize::new(0),
             limits,
+            permissions: Arc::default(),
         };
         for tool in tools {
             registry.register(tool);
         }
         registry
+    }
+
+    /// Lets these permissions decide over every call. Without, it is those of the current folder
+    /// with everything at its default: nobody is asked, and paths lie in that folder.
+    #[must_use]
+    pub fn with_permissions(mut self, permissions: Arc<Permissions>) -> Self {
+        self.permissions = permissions;
+        self
     }
 
     /// Appends the built-in tools for the current folder.
@@ -218,13 +232,23 @@ impl OptimizedToolRegistry {
         checked.map_err(|problem| ToolError::BadArguments { name: tool.name(), problem })
     }
 
-    /// Checks a call and asks its tool what it would do.
+    /// Checks a call and asks its tool what it would do; refuses what is not permitted. Every call
+    /// of every tool comes through here.
     pub(in crate::tools) fn plan(&self, tool: &Entry, args: &Value) -> Result<Plan, ToolError> {
         let plan = || {
             self.check(tool, args)?;
             let wanted = tool.tool.timeout(args).unwrap_or(self.limits.timeout);
+            let effect = tool.tool.effect(args);
+            let command = tool.tool.command(args);
+            let name = &tool.spec().name;
+            let asked = Asked { tool: name, effect: &effect, command };
+            let question = match self.permissions.decide(&asked)? {
+                Decision::Run => None,
+                Decision::Ask(question) => Some((Arc::clone(&self.permissions), question)),
+            };
             Ok(Plan {
-                effect: tool.tool.effect(args),
+                effect,
+                question,
                 timeout: wanted.min(self.limits.max_timeout),
                 batch: tool.tool.batch(args),
             })
@@ -281,6 +305,7 @@ impl OptimizedToolRegistry {
                 progress: None,
             },
             before_effect: None,
+            question: plan.question,
             submitted,
             deadline: submitted.checked_add(plan.timeout),
             owner: self.owner.clone(),

@@ -201,6 +201,12 @@ pub trait Tool: Send + Sync + 'static {
     /// because their call fails.
     fn effect(&self, args: &Value) -> Effect;
 
+    /// Returns the shell command line that a call with these arguments would run, if it runs one:
+    /// the call is then judged by it.
+    fn command<'a>(&self, _args: &'a Value) -> Option<Cow<'a, str>> {
+        None
+    }
+
     /// Returns the deadline that the arguments ask for, if any; the pipeline caps it.
     fn timeout(&self, _args: &Value) -> Option<Duration> {
         None
@@ -264,7 +270,7 @@ pub enum ToolError {
         /// What is wrong and what would be right.
         problem: String,
     },
-    /// The call was refused by the workspace's walls.
+    /// The call was refused: by the workspace's walls, the policy or the user.
     #[error("refused: {reason}")]
     Refused {
         /// Why, and what would be allowed.

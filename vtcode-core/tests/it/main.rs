@@ -3,6 +3,7 @@
 mod background;
 mod bad_input;
 mod engine;
+mod escapes;
 mod journal;
 mod optimization_integration_tests;
 mod rate;

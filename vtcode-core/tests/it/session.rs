@@ -18,6 +18,7 @@ use vtcode_core::core::optimized_agent::{AgentOutcome, OptimizedAgentEngine};
 use vtcode_core::llm::message::{Message, Part, Setup, tool_calls};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider;
+use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::{AsyncToolPipeline, PipelineMetrics};
 use vtcode_core::tools::builtin;
@@ -141,7 +142,9 @@ impl Session {
         let mut tools =
             builtin::all(&workspace, spool_dir, [("PATH".into(), path)], &self.limits.tools);
         tools.extend(self.tools.iter().cloned());
-        Arc::new(OptimizedToolRegistry::with_tools(tools, self.limits.tools.clone()))
+        let permissions = Arc::new(Permissions::for_workspace(workspace));
+        let registry = OptimizedToolRegistry::with_tools(tools, self.limits.tools.clone());
+        Arc::new(registry.with_permissions(permissions))
     }
 
     /// Builds an engine that goes on with a conversation.

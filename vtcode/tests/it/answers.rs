@@ -161,7 +161,7 @@ async fn no_optimization_changes_what_the_model_reads() {
         _ => say("Done."),
     })
     .await;
-    let exec = || user.exec(&model, "go").args(["--sandbox", "off"]);
+    let exec = || user.exec(&model, "go").args(["--yolo"]);
     exec().run().await.exits(0);
     exec().env("VTCODE_USE_OPTIMIZED_LOOP", "false").run().await.exits(0);
     exec().env("VTCODE_MAX_CONCURRENT_TOOLS", "1").run().await.exits(0);

@@ -9,6 +9,7 @@ mod interrupt;
 mod json;
 mod limits;
 mod local;
+mod policy;
 mod provider;
 mod resume;
 mod screen;

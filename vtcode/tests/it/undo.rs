@@ -58,7 +58,8 @@ fn run(command: &str) -> Reply {
 async fn session(user: &User, turns: Vec<Reply>) {
     let turns = turns.into_iter().chain([say("Done.")]).collect();
     let model = ScriptedModel::start(turns).await;
-    user.exec(&model, "go").run().await.exits(0);
+    // Some of the commands are those that nobody should run unasked.
+    user.exec(&model, "go").arg("--yolo").run().await.exits(0);
 }
 
 fn files() -> User {

@@ -8,6 +8,7 @@ use crate::config::endpoint::{Endpoint, Wire};
 use crate::config::limits::Limits;
 use crate::llm::optimized_client::Clock;
 use crate::llm::provider::DecodeError;
+use crate::safety::permissions::Permissions;
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin;
 use crate::tools::optimized_registry::OptimizedToolRegistry;
@@ -111,8 +112,10 @@ async fn effects(journal: Journal, limits: Limits) -> (Vec<String>, Vec<String>)
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
     let spool = tempfile::tempdir().unwrap();
     let tools = builtin::all(&workspace, spool.path().to_owned(), path, &limits.tools);
-    let registry = Arc::new(OptimizedToolRegistry::with_tools(tools, limits.tools));
-    let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
+    let permissions = Arc::new(Permissions::for_workspace(workspace));
+    let registry =
+        OptimizedToolRegistry::with_tools(tools, limits.tools).with_permissions(permissions);
+    let pipeline = Arc::new(AsyncToolPipeline::with_registry(Arc::new(registry)));
     let results = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&results);
     let engine = OptimizedAgentEngine::new("test", Arc::clone(&pipeline), Arc::new(client))

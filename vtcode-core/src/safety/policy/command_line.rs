@@ -4,12 +4,9 @@
 //! and so is everything between the pieces. Where the two readings might differ from bash's, the
 //! line is not read. Never expands anything.
 
-use std::cell::RefCell;
+use tree_sitter::{Node, Tree};
 
-use tree_sitter::{Node, Parser};
-
-/// Longer lines are not read: they are scripts, and the parser's time grows with the square of
-/// the length of some.
+/// Longer lines are not read: they are scripts.
 const MAX_BYTES: usize = 2 * 1024;
 
 /// A line of simple commands, joined by `|`, `&&`, `||`, `;` or line ends.
@@ -46,25 +43,11 @@ pub(super) struct Redirect {
 }
 
 impl CommandLine {
-    /// Reads a command line. None when any of it is not a literal simple command.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Reads a command line from its tree. None when any of it is not a literal simple command.
+    pub(super) fn read(text: &str, tree: &Tree) -> Option<Self> {
         if text.len() > MAX_BYTES {
             return None;
         }
-        thread_local! {
-            static PARSER: RefCell<Parser> = RefCell::new({
-                let mut parser = Parser::new();
-                parser
-                    .set_language(&tree_sitter_bash::LANGUAGE.into())
-                    .expect("both crates are pinned to one grammar version");
-                parser
-            });
-        }
-        let tree = PARSER.with_borrow_mut(|parser| {
-            // Else a parse that was given up would go on here.
-            parser.reset();
-            parser.parse(text, None)
-        })?;
         if tree.root_node().has_error() {
             return None;
         }
@@ -157,14 +140,15 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// Reads a name that cannot be anything but itself: no quotes, no path, no pattern.
+    /// Reads a name that cannot be anything but itself: no quotes and no pattern. One with a path
+    /// is no name that the table knows.
     fn name(&mut self, node: Node<'_>) -> Option<Word> {
         let [only] = children(node).try_into().ok()?;
         if only.kind() != "word" {
             return None;
         }
         let text = self.piece(node, Gap::Within)?;
-        let literal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'+');
+        let literal = |b: u8| b.is_ascii_alphanumeric() || b"_-.+/".contains(&b);
         text.bytes().all(literal).then(|| Word { text: text.to_owned(), ..Word::default() })
     }
 

@@ -35,7 +35,6 @@ const READERS: &[&str] = &[
     "nproc",
     "od",
     "paste",
-    "ps",
     "pwd",
     "readlink",
     "realpath",
@@ -112,6 +111,7 @@ pub(super) fn only_reads(command: &SimpleCommand, cwd: &Path) -> bool {
             "git" => git(args),
             "printf" => printf(args),
             "hostname" => args.is_empty(),
+            "ps" => ps(args),
             "sed" => sed(args),
             "uniq" => one_operand(args),
             "xxd" => one_operand(args) && without(args, "r", &["-revert"]),
@@ -124,7 +124,7 @@ pub(super) fn only_reads(command: &SimpleCommand, cwd: &Path) -> bool {
 }
 
 /// Returns whether a redirection only reads, or throws away.
-fn harmless(redirect: &Redirect) -> bool {
+pub(super) fn harmless(redirect: &Redirect) -> bool {
     let target = &redirect.target;
     if target.glob || target.tilde {
         return false;
@@ -209,6 +209,12 @@ fn printf(args: &[Word]) -> bool {
         })
     };
     without(args, "v", &[]) && args.first().is_none_or(|format| !format.glob && prints(format))
+}
+
+/// With `e` it shows the environment of every process, and the secrets in it.
+fn ps(args: &[Word]) -> bool {
+    let args: Vec<_> = args.iter().map(|arg| (!arg.glob).then(|| arg.text.clone())).collect();
+    !super::harm::shows_environment(&args)
 }
 
 fn find(args: &[Word]) -> bool {

@@ -2,6 +2,7 @@
 //! out.
 //! Asks first and kills then. Never fails because the command has ended before.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -56,6 +57,11 @@ impl Tool for CommandStop {
             Ok(_) => Effect::opaque(),
             Err(_) => Effect::default(),
         }
+    }
+
+    /// It runs nothing: what it ends was judged when it began.
+    fn command<'a>(&self, _args: &'a Value) -> Option<Cow<'a, str>> {
+        Some("".into())
     }
 
     /// Stops the command. It is ended even if the call is cancelled or dropped meanwhile.

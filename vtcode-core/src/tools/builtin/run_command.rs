@@ -329,6 +329,10 @@ impl Tool for RunCommand {
         Box::pin(self.background.close())
     }
 
+    fn command<'a>(&self, args: &'a Value) -> Option<std::borrow::Cow<'a, str>> {
+        args.get("command")?.as_str().map(Into::into)
+    }
+
     fn timeout(&self, args: &Value) -> Option<Duration> {
         parse_args::<Args>(NAME, args).ok()?.asked_ms().map(Duration::from_millis)
     }

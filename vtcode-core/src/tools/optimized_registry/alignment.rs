@@ -8,6 +8,7 @@ use proptest::sample::{Index, select};
 use serde_json::json;
 
 use super::*;
+use crate::safety::permissions::Permissions;
 use crate::tools::tool::PARSED;
 
 /// Arguments that fit a schema.
@@ -127,7 +128,8 @@ fn catalog() -> (tempfile::TempDir, OptimizedToolRegistry) {
     let workspace = Arc::new(Workspace::open(&folder.path().join("work")).unwrap());
     let limits = Limits::full().tools;
     let tools = builtin::all(&workspace, folder.path().join("spool"), [], &limits);
-    (folder, OptimizedToolRegistry::with_tools(tools, limits))
+    let permissions = Arc::new(Permissions::for_workspace(workspace));
+    (folder, OptimizedToolRegistry::with_tools(tools, limits).with_permissions(permissions))
 }
 
 /// Returns whether the tool itself can read these arguments.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::kept::{look, seen};
 use super::*;
+use crate::safety::permissions::Permissions;
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin;
 use crate::tools::tool::Detail;
@@ -150,7 +151,9 @@ fn reader(root: &Path, limits: ToolLimits) -> AsyncToolPipeline {
         Ok(ToolOutput { evidence, ..ToolOutput::text(format!("{names:?}")) })
     });
     tools.push(Arc::new(looks.repeatable()));
-    AsyncToolPipeline::with_registry(Arc::new(OptimizedToolRegistry::with_tools(tools, limits)))
+    let registry = OptimizedToolRegistry::with_tools(tools, limits)
+        .with_permissions(Arc::new(Permissions::unleashed()));
+    AsyncToolPipeline::with_registry(Arc::new(registry))
 }
 
 /// A run of so many steps.
