@@ -59,7 +59,13 @@ fn sleepers(slots: usize) -> AsyncToolPipeline {
 /// The built-in tools over a folder.
 fn builtins(folder: &Path, limits: ToolLimits) -> AsyncToolPipeline {
     let workspace = Arc::new(Workspace::open(folder).expect("the folder was just made"));
-    let tools = builtin::all(&workspace, folder.join("spool"), [], &limits);
+    let tools = builtin::all(
+        &workspace,
+        folder.join("spool"),
+        [],
+        Arc::new(vtcode_core::safety::sandbox::Sandbox::off()),
+        &limits,
+    );
     AsyncToolPipeline::with_registry(Arc::new(OptimizedToolRegistry::with_tools(tools, limits)))
 }
 

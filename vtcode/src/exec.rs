@@ -10,7 +10,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
-use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::event::{Event, EventKind, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
@@ -69,7 +68,6 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let settings = setup::settings(&cwd, Some(&args.common), &env)?;
             let endpoint = setup::endpoint(&settings, &env).await?;
             let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
-            confinement(&session.settings);
             drive(session, prompt, args.common, &env).await
         }),
     )
@@ -96,7 +94,6 @@ pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
             let prompt = read_prompt(prompt.as_deref())?;
             check_output(&args.common)?;
             let session = go_on(&sessions, &id, &args.common, &env).await?;
-            confinement(&session.settings);
             drive(session, prompt, args.common, &env).await
         }),
     )
@@ -113,18 +110,6 @@ async fn tell_errors(
         JsonLines::error(&exit::words(error));
     }
     result
-}
-
-fn confinement(settings: &Settings) {
-    let words = settings.safety.sandbox.mode;
-    if words == SandboxMode::Off {
-        return;
-    }
-    let _ = writeln!(
-        io::stderr(),
-        "vtcode: commands are not yet confined: `--sandbox {words}` is not enforced by this \
-         version (file tools stay inside the folder)"
-    );
 }
 
 /// Finds out before any work is done whether there is a place for its answer.
@@ -191,7 +176,8 @@ pub(crate) fn begin(
     let session_id = uuid::Uuid::now_v7().to_string();
     let spool_dir = sessions.reserve(&session_id)?;
     let workspace = workspace(&cwd, &add_dirs, &spool_dir)?;
-    let registry = setup::registry(&workspace, spool_dir, &settings.limits.tools, env);
+    let sandbox = setup::sandbox(&workspace, &settings, env)?;
+    let registry = setup::registry(&workspace, spool_dir, sandbox, &settings.limits.tools, env);
     let header = SessionHeader {
         format: journal::FORMAT,
         session_id,
@@ -260,7 +246,9 @@ async fn go_on(
         })?;
     }
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir())?;
-    let registry = setup::registry(&workspace, journal.spool_dir(), &settings.limits.tools, env);
+    let sandbox = setup::sandbox(&workspace, &settings, env)?;
+    let spool_dir = journal.spool_dir();
+    let registry = setup::registry(&workspace, spool_dir, sandbox, &settings.limits.tools, env);
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };

@@ -1,6 +1,6 @@
 //! From arguments, files and the environment to the parts of a session.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,6 +14,7 @@ use vtcode_core::config::limits::ToolLimits;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
 use vtcode_core::llm::discover;
+use vtcode_core::safety::sandbox::{self, SandboxPlan};
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
@@ -136,15 +137,36 @@ pub(crate) fn sessions(env: &Env) -> anyhow::Result<Sessions> {
     Ok(Sessions::below(&dir))
 }
 
+/// Returns the sandbox that the settings ask for. What of it the system does not enforce is told.
+pub(crate) fn sandbox(
+    workspace: &Workspace,
+    settings: &Settings,
+    env: &Env,
+) -> Result<sandbox::Sandbox, Usage> {
+    let variables: Vec<_> = env.vars().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let made = sandbox::Sandbox::new(&SandboxPlan {
+        settings: &settings.safety.sandbox,
+        workspace,
+        private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
+        env: &variables,
+    });
+    let made = made.map_err(|error| Usage(crate::exit::words(&error.into())))?;
+    if let Some(lacks) = made.lacks() {
+        let _ = writeln!(io::stderr(), "vtcode: {lacks}");
+    }
+    Ok(made)
+}
+
 /// Returns the built-in tools over a workspace.
 pub(crate) fn registry(
     workspace: &Arc<Workspace>,
     spool_dir: PathBuf,
+    sandbox: sandbox::Sandbox,
     limits: &ToolLimits,
     env: &Env,
 ) -> Arc<OptimizedToolRegistry> {
     let variables = env.vars().map(|(name, value)| (name.clone(), value.clone()));
-    let tools = builtin::all(workspace, spool_dir, variables, limits);
+    let tools = builtin::all(workspace, spool_dir, variables, Arc::new(sandbox), limits);
     Arc::new(OptimizedToolRegistry::with_tools(tools, limits.clone()))
 }
 

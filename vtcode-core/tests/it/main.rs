@@ -4,4 +4,5 @@ mod background;
 mod engine;
 mod journal;
 mod optimization_integration_tests;
+mod sandbox;
 mod session;

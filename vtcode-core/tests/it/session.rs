@@ -18,6 +18,7 @@ use vtcode_core::core::optimized_agent::{AgentOutcome, OptimizedAgentEngine};
 use vtcode_core::llm::message::{Message, Part, Setup, tool_calls};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider;
+use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::{AsyncToolPipeline, PipelineMetrics};
 use vtcode_core::tools::builtin;
@@ -137,8 +138,13 @@ impl Session {
         let workspace = Arc::new(Workspace::open(self.workspace.path()).unwrap());
         let spool_dir = self.state.path().join("sessions").join(ID).join("spool");
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut tools =
-            builtin::all(&workspace, spool_dir, [("PATH".into(), path)], &self.limits.tools);
+        let mut tools = builtin::all(
+            &workspace,
+            spool_dir,
+            [("PATH".into(), path)],
+            Arc::new(Sandbox::off()),
+            &self.limits.tools,
+        );
         tools.extend(self.tools.iter().cloned());
         Arc::new(OptimizedToolRegistry::with_tools(tools, self.limits.tools.clone()))
     }

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::safety::policy::command_effect;
+use crate::safety::sandbox::Sandbox;
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin::spec;
 use crate::tools::tool::{
@@ -78,6 +79,7 @@ pub struct RunCommand {
     spool_dir: PathBuf,
     result_bytes: usize,
     background: Arc<Background>,
+    sandbox: Arc<Sandbox>,
     /// The constants of these names, but for tests that must not depend on the machine's speed.
     grace: Duration,
     long_grace: Duration,
@@ -111,14 +113,18 @@ impl RunCommand {
     /// Builds the tool. `env` is the whole environment of the commands, without secrets (see
     /// [`without_secrets`]). `spool_dir` is made when the first output longer than `result_bytes`
     /// appears, or the first long-lived command starts, and holds what is left out of the results.
-    /// `background` takes the long-lived commands.
+    /// `background` takes the long-lived commands, `sandbox` confines all of them.
     pub fn new(
         workspace: Arc<Workspace>,
         spool_dir: PathBuf,
         env: Vec<(OsString, OsString)>,
         result_bytes: usize,
         background: Arc<Background>,
+        sandbox: Arc<Sandbox>,
     ) -> Self {
+        let shell = environment::find_shell(&env);
+        let mut env = environment::plain(env);
+        env.extend(sandbox.variables());
         Self {
             spec: spec::<Args>(
                 NAME,
@@ -128,11 +134,12 @@ impl RunCommand {
                  with the call: for a server give `background`.",
             ),
             workspace,
-            shell: environment::find_shell(&env),
-            env: environment::plain(env),
+            shell,
+            env,
             spool_dir,
             result_bytes,
             background,
+            sandbox,
             grace: GRACE,
             long_grace: LONG_GRACE,
             linger: LINGER,
@@ -145,8 +152,8 @@ impl RunCommand {
         let cannot = |cause: std::io::Error| self.cannot_start(command, &cause);
         let (reader, writer) = std::io::pipe().map_err(cannot)?;
         let receiver = Receiver::from_owned_fd(reader.into()).map_err(cannot)?;
-        // `process_group` and nothing that needs code between fork and exec: std then starts the
-        // shell with posix_spawn, which does not copy our page tables.
+        // Without a sandbox `process_group` and nothing that needs code between fork and exec: std
+        // then starts the shell with posix_spawn, which does not copy our page tables.
         let mut shell = Command::new(&self.shell);
         shell
             .arg("-c")
@@ -160,7 +167,7 @@ impl RunCommand {
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer);
         // `shell` holds our write ends; they close with it on return, or EOF would never come.
-        let group = Group::spawn(&mut shell).map_err(cannot)?;
+        let group = Group::spawn(&mut shell, &self.sandbox).map_err(cannot)?;
         Ok(Running {
             group: Arc::new(group),
             receiver,
@@ -493,6 +500,7 @@ mod tests {
             env,
             result_bytes,
             Arc::default(),
+            Arc::new(Sandbox::off()),
         );
         Room { place, tool }
     }

@@ -126,7 +126,13 @@ fn catalog() -> (tempfile::TempDir, OptimizedToolRegistry) {
     std::fs::create_dir(folder.path().join("work")).unwrap();
     let workspace = Arc::new(Workspace::open(&folder.path().join("work")).unwrap());
     let limits = Limits::full().tools;
-    let tools = builtin::all(&workspace, folder.path().join("spool"), [], &limits);
+    let tools = builtin::all(
+        &workspace,
+        folder.path().join("spool"),
+        [],
+        Arc::new(crate::safety::sandbox::Sandbox::off()),
+        &limits,
+    );
     (folder, OptimizedToolRegistry::with_tools(tools, limits))
 }
 

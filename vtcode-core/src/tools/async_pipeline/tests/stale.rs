@@ -71,7 +71,13 @@ fn settle(root: &Path) {
 
 fn reader(root: &Path, limits: ToolLimits) -> AsyncToolPipeline {
     let workspace = Arc::new(Workspace::open(root).unwrap());
-    let mut tools = builtin::all(&workspace, root.join("../spool"), [], &limits);
+    let mut tools = builtin::all(
+        &workspace,
+        root.join("../spool"),
+        [],
+        Arc::new(crate::safety::sandbox::Sandbox::off()),
+        &limits,
+    );
     let looks = probe("look", |args, _| async move {
         let path = args["path"].as_str().unwrap();
         if !Path::new(path).is_dir() {
