@@ -17,6 +17,8 @@ mod filter;
 #[cfg(target_os = "linux")]
 mod grants;
 #[cfg(target_os = "linux")]
+mod guarded;
+#[cfg(target_os = "linux")]
 mod kernel;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -161,6 +163,39 @@ impl Sandbox {
         Vec::new()
     }
 
+    /// Looks at what no command may change for good, before one starts; none when it may.
+    pub fn guard(&self) -> Option<Guard> {
+        #[cfg(target_os = "linux")]
+        return self.linux.as_ref().map(linux::Confinement::guard);
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
+    /// Returns what commands may do, for a model whose command failed as it does when refused; none
+    /// when nothing is held back.
+    pub fn hint(&self, output: &str) -> Option<&'static str> {
+        const SIGNS: [&str; 6] = [
+            "Permission denied",
+            "Operation not permitted",
+            "Read-only file system",
+            "Device or resource busy",
+            "Network is unreachable",
+            "resolve host",
+        ];
+        if self.mode == SandboxMode::Off || !SIGNS.iter().any(|sign| output.contains(sign)) {
+            return None;
+        }
+        Some(match self.mode {
+            SandboxMode::ReadOnly => {
+                "[this may be the sandbox: commands write only below $TMPDIR and reach no network]"
+            }
+            _ => {
+                "[this may be the sandbox: commands write only in the workspace and below $TMPDIR, \
+                 not git's hooks and configuration, and reach no network unless it was allowed]"
+            }
+        })
+    }
+
     /// Starts `command` confined, in a session of its own; none when it holds nothing back, and
     /// then `command` was not started.
     pub fn spawn(&self, command: &mut Command) -> Option<io::Result<(Child, Leash)>> {
@@ -177,12 +212,27 @@ impl Sandbox {
 }
 
 #[cfg(target_os = "linux")]
+pub use guarded::Guard;
+#[cfg(target_os = "linux")]
 pub use linux::{Leash, News};
 
 /// There is none on this system.
 #[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
 pub enum Leash {}
+
+/// There is none on this system.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug)]
+pub enum Guard {}
+
+#[cfg(not(target_os = "linux"))]
+impl Guard {
+    /// Undoes nothing.
+    pub fn undo(&self) -> Vec<String> {
+        match *self {}
+    }
+}
 
 /// Keeps other processes of this user from looking into this one, commands above all. To be called
 /// before anything secret is read.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::filter::Program;
 use super::grants::{Asker, DEVICE, Grant, READ, WRITE, grants, handled};
+use super::guarded::Guard;
 use super::kernel::{self, Fresh, Heard, Namespaces, Orders, TAME};
 use super::{Part, SandboxError, SandboxPlan};
 use crate::config::safety::SandboxMode;
@@ -145,6 +146,10 @@ impl Confinement {
 
     pub(super) fn tmp(&self) -> &Path {
         &self.tmp.0
+    }
+
+    pub(super) fn guard(&self) -> Guard {
+        Guard::of(&self.roots, self.namespaces.is_ok())
     }
 
     /// Starts a command. It returns when the command's program runs, or could not be run.

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::safety::policy::command_effect;
-use crate::safety::sandbox::Sandbox;
+use crate::safety::sandbox::{Guard, Sandbox};
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin::spec;
 use crate::tools::tool::{
@@ -167,9 +167,11 @@ impl RunCommand {
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer);
         // `shell` holds our write ends; they close with it on return, or EOF would never come.
+        let guard = self.sandbox.guard();
         let group = Group::spawn(&mut shell, &self.sandbox).map_err(cannot)?;
         Ok(Running {
             group: Arc::new(group),
+            guard,
             receiver,
             buffer: vec![0; READ_BYTES],
             exited: false,
@@ -177,6 +179,17 @@ impl RunCommand {
             grace,
             linger: self.linger,
         })
+    }
+
+    /// Tells what a sandbox allows when a command failed as it does when refused.
+    fn with_hint(&self, status: Option<ExitStatus>, mut output: ToolOutput) -> ToolOutput {
+        if status.is_some_and(|status| !status.success())
+            && let Some(hint) = self.sandbox.hint(&output.text)
+        {
+            output.text.push('\n');
+            output.text.push_str(hint);
+        }
+        output
     }
 
     fn cannot_start(&self, command: &str, cause: &std::io::Error) -> ToolError {
@@ -215,14 +228,19 @@ impl RunCommand {
         let end = running.follow(&mut take, deadline, &context.cancel).await;
         let (status, note) = running.end(end, &mut take).await;
         let note = match end {
-            End::Exited | End::Lingering => note.map(str::to_owned),
+            End::Exited | End::Lingering => note,
             End::Deadline => Some(format!(
                 "[ended at its deadline of {} ms; for more time give timeout_ms]",
                 context.timeout.as_millis()
             )),
             End::Interrupted => Some("[interrupted]".to_owned()),
         };
-        Ok(result(status, end, note, output))
+        let undone = running.undo();
+        let note = match (undone, note) {
+            (Some(undone), Some(note)) => Some(format!("{undone}\n{note}")),
+            (undone, note) => undone.or(note),
+        };
+        Ok(self.with_hint(status, result(status, end, note, output)))
     }
 
     /// Starts a long-lived command and returns its id with what it printed at once.
@@ -321,6 +339,8 @@ impl Tool for RunCommand {
 /// A command and its output. Dropping it kills the command.
 struct Running {
     group: Arc<Group>,
+    /// How it was before the command what no command may change.
+    guard: Option<Guard>,
     receiver: Receiver,
     buffer: Vec<u8>,
     /// The shell's exit was seen (not yet reaped).
@@ -369,18 +389,18 @@ impl Running {
         &mut self,
         end: End,
         take: &mut impl FnMut(&[u8]),
-    ) -> (Option<ExitStatus>, Option<&'static str>) {
+    ) -> (Option<ExitStatus>, Option<String>) {
         match end {
             End::Exited => {
                 let status = self.group.reap();
                 let killed = self.group.end_the_rest(self.linger).await;
-                (status, killed.then_some(ENDED))
+                (status, killed.then(|| ENDED.to_owned()))
             }
             End::Lingering => {
                 self.group.signal(Signal::KILL);
                 self.settle(take).await;
                 let note = if self.closed { ENDED } else { ESCAPED };
-                (self.group.reap(), Some(note))
+                (self.group.reap(), Some(note.to_owned()))
             }
             End::Deadline | End::Interrupted => {
                 self.group.signal(Signal::TERM);
@@ -425,9 +445,19 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Undoes what the command changed and may not, once, when it has ended; returns what that was.
+    fn undo(&mut self) -> Option<String> {
+        let undone = self.guard.take()?.undo();
+        (!undone.is_empty())
+            .then(|| format!("[undone, as no command may change it: {}]", undone.join(", ")))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.group.kill(REAP);
+        self.undo();
     }
 }
 
