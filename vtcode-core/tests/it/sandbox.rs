@@ -132,7 +132,7 @@ impl Room {
 async fn confined(script: &str, check: impl Fn(&Room, &str)) {
     for kind in CONFINED {
         let Some(room) = room(kind) else { continue };
-        let text = room.script(&script.replace("@", room.path("").to_str().unwrap())).await;
+        let text = room.script(&script.replace('@', room.path("").to_str().unwrap())).await;
         check(&room, &text);
     }
 }
@@ -140,7 +140,7 @@ async fn confined(script: &str, check: impl Fn(&Room, &str)) {
 /// Runs it without one.
 async fn loose(script: &str, check: impl Fn(&Room, &str)) {
     let room = room(Kind::Off).unwrap();
-    let text = room.script(&script.replace("@", room.path("").to_str().unwrap())).await;
+    let text = room.script(&script.replace('@', room.path("").to_str().unwrap())).await;
     check(&room, &text);
 }
 

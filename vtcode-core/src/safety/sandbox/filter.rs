@@ -179,7 +179,7 @@ fn jump(code: u16, value: u32, yes: u8, no: u8) -> Instruction {
 
 /// Goes on when the call has this number, else skips.
 fn call_is_or_skip(number: libc::c_long, skip: u8) -> Instruction {
-    jump(EQUAL, number as u32, 0, skip)
+    jump(EQUAL, (number as i32).cast_unsigned(), 0, skip)
 }
 
 fn refuse(errno: i32) -> Instruction {
@@ -203,7 +203,7 @@ mod tests {
             let holds = match code {
                 LOAD => {
                     loaded = match value {
-                        NUMBER => number as u32,
+                        NUMBER => (number as i32).cast_unsigned(),
                         NUMBERING => numbering,
                         16 => arguments[0],
                         24 => arguments[1],

@@ -257,7 +257,9 @@ pub(super) fn grants(asker: &Asker<'_>) -> Vec<Grant> {
         list.add(&path, READ);
     }
     for name in TOOL_VARIABLES {
-        variable(name).into_iter().for_each(|path| list.add_tool(path, home.as_deref()));
+        if let Some(path) = variable(name) {
+            list.add_tool(path, home.as_deref());
+        }
     }
     let path = asker.env.iter().rev().find(|(name, _)| name == "PATH");
     for dir in path.into_iter().flat_map(|(_, dirs)| std::env::split_paths(dirs)) {

@@ -278,8 +278,10 @@ fn loopback_up() -> io::Result<()> {
         let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
         checked(socket.into())?;
         let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
+        for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+            // Signed on one architecture and not on the other; both hold ASCII.
+            *to = libc::c_char::try_from(*from).unwrap_or_default();
+        }
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
         let up = checked(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw const request).into());
         libc::close(socket);
@@ -678,16 +680,13 @@ unsafe fn end_children(command: libc::pid_t, command_ended: &mut bool) -> ! {
             };
             let mut pid: libc::pid_t = 0;
             for byte in &list[..whole] {
-                match byte {
-                    b'0'..=b'9' => {
-                        pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0'));
+                if byte.is_ascii_digit() {
+                    pid = pid.wrapping_mul(10).wrapping_add(i32::from(byte - b'0'));
+                } else {
+                    if pid > 1 {
+                        libc::kill(pid, libc::SIGKILL);
                     }
-                    _ => {
-                        if pid > 1 {
-                            libc::kill(pid, libc::SIGKILL);
-                        }
-                        pid = 0;
-                    }
+                    pid = 0;
                 }
             }
             let mut status = 0;
