@@ -318,7 +318,9 @@ impl List {
         if self.secrets.iter().any(|secret| path.starts_with(secret)) {
             return;
         }
-        if !self.secrets.iter().any(|secret| secret.starts_with(&path)) {
+        // A home below a file, such as `/dev/null`, is none.
+        let above = |secret: &PathBuf| secret.starts_with(&path) && path.is_dir();
+        if !self.secrets.iter().any(above) {
             self.push(&path, rights);
             return;
         }
