@@ -12,6 +12,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use vtcode_core::config::limits::{Limits, ToolLimits};
 use vtcode_core::safety::permissions::Permissions;
+use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::{
     AsyncToolPipeline, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
@@ -60,7 +61,8 @@ fn sleepers(slots: usize) -> AsyncToolPipeline {
 /// The built-in tools over a folder.
 fn builtins(folder: &Path, limits: ToolLimits) -> AsyncToolPipeline {
     let workspace = Arc::new(Workspace::open(folder).expect("the folder was just made"));
-    let tools = builtin::all(&workspace, folder.join("spool"), [], &limits);
+    let off = Arc::new(Sandbox::off());
+    let tools = builtin::all(&workspace, folder.join("spool"), [], off, &limits);
     let permissions = Arc::new(Permissions::for_workspace(workspace));
     let registry = OptimizedToolRegistry::with_tools(tools, limits).with_permissions(permissions);
     AsyncToolPipeline::with_registry(Arc::new(registry))

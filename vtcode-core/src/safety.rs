@@ -3,4 +3,5 @@
 pub mod permissions;
 pub mod policy;
 pub mod preimage;
+pub mod sandbox;
 pub mod workspace;

@@ -11,7 +11,6 @@ use vtcode_core::config::endpoint::Endpoint;
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::config::limits::Price;
-use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
@@ -73,7 +72,6 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let endpoint = setup::endpoint(&settings, &env).await?;
             setup::note_price(&mut settings, &endpoint)?;
             let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
-            confinement(&session.settings);
             drive(session, prompt, args.common, &env).await
         }),
     )
@@ -100,7 +98,6 @@ pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
             let prompt = read_prompt(prompt.as_deref())?;
             check_output(&args.common)?;
             let session = go_on(&sessions, &id, &args.common, &env).await?;
-            confinement(&session.settings);
             drive(session, prompt, args.common, &env).await
         }),
     )
@@ -117,18 +114,6 @@ async fn tell_errors(
         JsonLines::error(&exit::words(error));
     }
     result
-}
-
-fn confinement(settings: &Settings) {
-    let words = settings.safety.sandbox.mode;
-    if words == SandboxMode::Off {
-        return;
-    }
-    let _ = writeln!(
-        io::stderr(),
-        "vtcode: commands are not yet confined: `--sandbox {words}` is not enforced by this \
-         version (file tools stay inside the folder)"
-    );
 }
 
 /// Finds out before any work is done whether there is a place for its answer.
@@ -197,7 +182,8 @@ pub(crate) fn begin(
     let session_dir = spool_dir.parent().context("the session has no folder")?;
     let preimages = Arc::new(Preimages::open(session_dir, settings.safety.undo_bytes, 0));
     let workspace = workspace(&cwd, &add_dirs, &spool_dir, &preimages)?;
-    let registry = setup::registry(&workspace, spool_dir, &settings, env)?;
+    let sandbox = setup::sandbox(&workspace, &settings, env)?;
+    let registry = setup::registry(&workspace, spool_dir, sandbox, &settings, env)?;
     let header = SessionHeader {
         format: journal::FORMAT,
         session_id,
@@ -287,7 +273,8 @@ async fn go_on(
     let undo_bytes = settings.safety.undo_bytes;
     let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns));
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
-    let registry = setup::registry(&workspace, journal.spool_dir(), &settings, env)?;
+    let sandbox = setup::sandbox(&workspace, &settings, env)?;
+    let registry = setup::registry(&workspace, journal.spool_dir(), sandbox, &settings, env)?;
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use vtcode_core::config::env::Env;
+use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin::apply_patch;
 
@@ -41,7 +42,7 @@ pub(crate) fn prompt(args: &Prompt) -> anyhow::Result<Exit> {
     let workspace = Arc::new(Workspace::open(&cwd)?);
     // Nothing runs here, so nothing is spooled.
     let spool = std::env::temp_dir();
-    let registry = setup::registry(&workspace, spool, &settings, &env)?;
+    let registry = setup::registry(&workspace, spool, Sandbox::off(), &settings, &env)?;
     let mut text = format!("{}\n\n", setup::system_prompt(&workspace, &registry, &env));
     for spec in registry.specs() {
         let _ = writeln!(text, "## {}\n{}\n{}\n", spec.name, spec.description, spec.parameters);

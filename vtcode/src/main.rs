@@ -29,6 +29,8 @@ use exit::Exit;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Commands run as the same user, and our environment holds keys.
+    vtcode_core::safety::sandbox::hide_memory();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! From arguments, files and the environment to the parts of a session.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use vtcode_core::core::optimized_agent::prompt::{self, Environment};
 use vtcode_core::llm::{discover, prices};
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::policy::Policy;
+use vtcode_core::safety::sandbox::{self, SandboxPlan};
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
@@ -156,18 +157,40 @@ pub(crate) fn sessions(env: &Env) -> anyhow::Result<Sessions> {
     Ok(Sessions::below(&dir))
 }
 
+/// Returns the sandbox that the settings ask for. What of it the system does not enforce is told.
+pub(crate) fn sandbox(
+    workspace: &Workspace,
+    settings: &Settings,
+    env: &Env,
+) -> Result<sandbox::Sandbox, Usage> {
+    let variables: Vec<_> = env.vars().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let made = sandbox::Sandbox::new(&SandboxPlan {
+        settings: &settings.safety.sandbox,
+        workspace,
+        private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
+        env: &variables,
+    });
+    let made = made.map_err(|error| Usage(crate::exit::words(&error.into())))?;
+    if let Some(lacks) = made.lacks() {
+        let _ = writeln!(io::stderr(), "vtcode: {lacks}");
+    }
+    Ok(made)
+}
+
 /// Returns the built-in tools over a workspace, with what decides over their calls.
 pub(crate) fn registry(
     workspace: &Arc<Workspace>,
     spool_dir: PathBuf,
+    sandbox: sandbox::Sandbox,
     settings: &Settings,
     env: &Env,
 ) -> anyhow::Result<Arc<OptimizedToolRegistry>> {
     let limits = &settings.limits.tools;
     let variables = env.vars().map(|(name, value)| (name.clone(), value.clone()));
-    let tools = builtin::all(workspace, spool_dir, variables, limits);
-    let mut permissions = Permissions::new(&settings.safety, Arc::clone(workspace))?
-        .confined(settings.safety.sandbox.mode != SandboxMode::Off);
+    let confined = sandbox.mode() != SandboxMode::Off;
+    let tools = builtin::all(workspace, spool_dir, variables, Arc::new(sandbox), limits);
+    let mut permissions =
+        Permissions::new(&settings.safety, Arc::clone(workspace))?.confined(confined);
     if let Some(approver) = approval::on_terminal(settings.safety.approval) {
         permissions = permissions.with_approver(approver);
     }

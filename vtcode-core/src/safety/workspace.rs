@@ -182,6 +182,11 @@ impl Workspace {
         self.roots.preimages.as_ref()
     }
 
+    /// Returns all folders, canonical, and whether they may be written; the main one first.
+    pub fn folders(&self) -> impl Iterator<Item = (&Path, bool)> {
+        self.roots.iter().map(|root| (root.path.as_path(), root.writable))
+    }
+
     /// Returns what the model has seen of each file.
     pub fn versions(&self) -> &Versions {
         &self.versions

@@ -26,16 +26,18 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use crate::config::limits::ToolLimits;
+use crate::safety::sandbox::Sandbox;
 use crate::safety::workspace::{Workspace, WorkspacePath};
 use crate::tools::tool::{Tool, ToolError, ToolSpec};
 
 /// Returns all built-in tools over a workspace, in the order in which they are offered.
 /// `variables` is the environment for commands, from which secrets are taken out here;
-/// `spool_dir` takes outputs too long to be given whole.
+/// `spool_dir` takes outputs too long to be given whole; `sandbox` confines the commands.
 pub fn all(
     workspace: &Arc<Workspace>,
     spool_dir: PathBuf,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
+    sandbox: Arc<Sandbox>,
     limits: &ToolLimits,
 ) -> Vec<Arc<dyn Tool>> {
     let (workspace, bytes) = (|| Arc::clone(workspace), limits.result_bytes);
@@ -49,7 +51,14 @@ pub fn all(
         Arc::new(edit_file::EditFile::new(workspace())),
         Arc::new(write_file::WriteFile::new(workspace())),
         Arc::new(apply_patch::ApplyPatch::new(workspace())),
-        Arc::new(run_command::RunCommand::new(workspace(), spool_dir, env, bytes, shared())),
+        Arc::new(run_command::RunCommand::new(
+            workspace(),
+            spool_dir,
+            env,
+            bytes,
+            shared(),
+            sandbox,
+        )),
         Arc::new(command_output::CommandOutput::new(shared())),
         Arc::new(command_stop::CommandStop::new(shared())),
     ]
@@ -109,7 +118,7 @@ mod tests {
         let place = testing::Place::with(&[]);
         let spool_dir = place.outside().join("spool");
         let limits = crate::config::limits::Limits::full().tools;
-        let tools = all(&place.workspace, spool_dir, [], &limits);
+        let tools = all(&place.workspace, spool_dir, [], Arc::new(Sandbox::off()), &limits);
         let bytes = |tool: &Arc<dyn Tool>| {
             let ToolSpec { name, description, parameters } = tool.spec();
             let wire = serde_json::json!([name, description, parameters]);

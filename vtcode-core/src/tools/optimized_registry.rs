@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::env::Env;
 use crate::config::limits::{Limits, ToolLimits};
+use crate::config::safety::SandboxSettings;
 use crate::safety::permissions::{Asked, Decision, Permissions, Question};
+use crate::safety::sandbox::{Sandbox, SandboxPlan};
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::builtin;
 use crate::tools::execution::{Core, Job, Owner};
@@ -127,8 +129,16 @@ impl OptimizedToolRegistry {
         let workspace = Arc::new(Workspace::open(std::path::Path::new("."))?);
         let spool = env.state_dir().unwrap_or_else(std::env::temp_dir);
         let spool = spool.join("library").join(uuid::Uuid::now_v7().to_string());
-        let variables = env.vars().map(|(name, value)| (name.clone(), value.clone()));
-        for tool in builtin::all(&workspace, spool, variables, &self.limits) {
+        let variables: Vec<_> =
+            env.vars().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let plan = SandboxPlan {
+            settings: &SandboxSettings::default(),
+            workspace: &workspace,
+            private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
+            env: &variables,
+        };
+        let sandbox = Sandbox::new(&plan).unwrap_or_else(|error| Sandbox::refusing(&error));
+        for tool in builtin::all(&workspace, spool, variables, Arc::new(sandbox), &self.limits) {
             self.register(tool);
         }
         Ok(())

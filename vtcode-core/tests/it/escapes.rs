@@ -147,7 +147,13 @@ impl Place {
     fn registry(&self) -> OptimizedToolRegistry {
         let limits = Limits::full().tools;
         let spool = self.dir.path().join("spool");
-        let mut tools = builtin::all(&self.workspace, spool, [], &limits);
+        let mut tools = builtin::all(
+            &self.workspace,
+            spool,
+            [],
+            Arc::new(vtcode_core::safety::sandbox::Sandbox::off()),
+            &limits,
+        );
         tools.push(Foreign::tool("foreign_read", self.workspace.root(), false));
         tools.push(Foreign::tool("foreign_write", self.workspace.root(), true));
         let permissions = Permissions::for_workspace(Arc::clone(&self.workspace));

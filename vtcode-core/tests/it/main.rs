@@ -7,4 +7,5 @@ mod escapes;
 mod journal;
 mod optimization_integration_tests;
 mod rate;
+mod sandbox;
 mod session;

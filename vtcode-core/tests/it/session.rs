@@ -19,6 +19,7 @@ use vtcode_core::llm::message::{Message, Part, Setup, tool_calls};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider;
 use vtcode_core::safety::permissions::Permissions;
+use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::{AsyncToolPipeline, PipelineMetrics};
 use vtcode_core::tools::builtin;
@@ -139,8 +140,13 @@ impl Session {
         let workspace = Arc::new(Workspace::open(self.workspace.path()).unwrap());
         let spool_dir = self.state.path().join("sessions").join(ID).join("spool");
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let mut tools =
-            builtin::all(&workspace, spool_dir, [("PATH".into(), path)], &self.limits.tools);
+        let mut tools = builtin::all(
+            &workspace,
+            spool_dir,
+            [("PATH".into(), path)],
+            Arc::new(Sandbox::off()),
+            &self.limits.tools,
+        );
         tools.extend(self.tools.iter().cloned());
         let permissions = Arc::new(Permissions::for_workspace(workspace));
         let registry = OptimizedToolRegistry::with_tools(tools, self.limits.tools.clone());

@@ -203,21 +203,19 @@ async fn the_projects_instructions_are_in_the_prompt_the_nearest_last() {
 }
 
 #[tokio::test]
-async fn a_run_says_that_commands_are_not_confined_unless_that_was_asked_for() {
+async fn a_run_says_what_of_the_sandbox_is_missing_or_refuses_to_begin() {
     let user = User::new();
     let model = ScriptedModel::start_with(|_, _| say("Done.")).await;
-    let warning = "commands are not yet confined";
-    for sandbox in ["workspace-write", "read-only"] {
-        let ran = user.exec(&model, "hi").args(["--sandbox", sandbox]).run().await.exits(0);
-        let lines: Vec<_> = ran.stderr.lines().filter(|line| line.contains(warning)).collect();
-        assert_eq!(lines.len(), 1, "{ran}");
-        assert!(lines[0].contains(sandbox), "{ran}");
+    let ran = user.exec(&model, "hi").run().await;
+    assert!(!ran.stderr.contains("not yet confined"), "{ran}");
+    if ran.stderr.contains("--sandbox off") {
+        eprintln!("no sandbox on this machine");
+        ran.exits(2);
+    } else {
+        ran.exits(0);
     }
-    user.exec(&model, "hi").run().await.exits(0).says(warning);
     let ran = user.exec(&model, "hi").args(["--sandbox", "off"]).run().await.exits(0);
-    assert!(!ran.stderr.contains(warning), "{ran}");
-    let ran = user.vtcode(["resume", "--last", "more"]).run().await.exits(0);
-    ran.says(warning);
+    assert!(!ran.stderr.contains("not enforced"), "{ran}");
 }
 
 #[tokio::test]

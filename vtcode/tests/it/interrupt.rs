@@ -9,18 +9,32 @@ use vtcode_testkit::{Fault, ScriptedModel, call, say, think};
 
 use crate::user::User;
 
-/// Says its process's id and that of a child in the background, and stays.
-const STAYS: &str = "sleep 1000 & echo pids $$ $!; wait";
+/// Says that it runs and stays, as two processes that are found by an argument of their own: the ids
+/// that a command sees need not be ours.
+const STAYS: &str = "bash -c 'sleep $0; :' MARK & echo pids; sleep MARK";
 
-/// The processes that a line of [`STAYS`] names, each held so that its number stays its own.
+/// The processes that have an argument, each held so that its number stays its own.
 struct Processes(Vec<OwnedFd>);
 
+/// Returns [`STAYS`] with an argument that no other test has, and that argument.
+fn stays(number: u32) -> (String, String) {
+    let mark = format!("{number}.{}", std::process::id());
+    (STAYS.replace("MARK", &mark), mark)
+}
+
 impl Processes {
-    fn of(line: &str) -> Self {
-        let (_, pids) = line.split_once("│ pids ").unwrap();
-        let pids = pids.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap());
-        // Fails when there is no such process.
-        Self(pids.map(|pid| pidfd_open(pid, PidfdFlags::empty()).unwrap()).collect())
+    fn of(mark: &str) -> Self {
+        let held = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
+            let pid = Pid::from_raw(process.file_name().to_str()?.parse().ok()?)?;
+            let line = std::fs::read(process.path().join("cmdline")).ok()?;
+            let mut arguments = line.split(|byte| *byte == 0);
+            arguments.any(|argument| argument == mark.as_bytes()).then_some(pid)
+        });
+        // One that ended meanwhile was none of those that stay.
+        let held: Vec<_> =
+            held.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
+        assert!(!held.is_empty(), "nothing runs");
+        Self(held)
     }
 
     /// Asserts that all of them end without anybody's further doing. What was killed may take a
@@ -38,14 +52,18 @@ impl Processes {
 #[tokio::test]
 async fn a_running_command_is_ended_with_all_its_children() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let (stays, mark) = stays(7001);
         let user = User::new();
         let model = ScriptedModel::start(vec![
             call("write_file", json!({"path": "done.txt", "content": "done\n"})),
-            call("run_command", json!({"command": STAYS})),
+            call("run_command", json!({"command": stays})),
         ])
         .await;
         let mut running = user.exec(&model, "go").start();
-        let processes = Processes::of(&running.stderr_says("│ pids ").await);
+        let processes = {
+            running.stderr_says("│ pids").await;
+            Processes::of(&mark)
+        };
         running.signal(signal);
         let ran = running.end().await.exits(130).prints("");
         let id = user.session_ids().remove(0);
@@ -65,10 +83,14 @@ async fn a_running_command_is_ended_with_all_its_children() {
 #[tokio::test]
 async fn a_command_that_ignores_signals_is_ended_all_the_same() {
     let user = User::new();
-    let stubborn = format!("trap '' INT TERM HUP; {STAYS}");
+    let (stays, mark) = stays(7002);
+    let stubborn = format!("trap '' INT TERM HUP; {stays}");
     let model = ScriptedModel::start(vec![call("run_command", json!({"command": stubborn}))]).await;
     let mut running = user.exec(&model, "go").start();
-    let processes = Processes::of(&running.stderr_says("│ pids ").await);
+    let processes = {
+        running.stderr_says("│ pids").await;
+        Processes::of(&mark)
+    };
     running.signal(Signal::INT);
     running.end().await.exits(130);
     processes.are_gone();
@@ -127,10 +149,14 @@ async fn a_model_that_says_nothing_can_be_left() {
 #[tokio::test]
 async fn timeout_which_asks_twice_at_the_same_moment_gets_an_end_in_order() {
     let user = User::new();
-    let stubborn = format!("trap '' INT TERM HUP; {STAYS}");
+    let (stays, mark) = stays(7003);
+    let stubborn = format!("trap '' INT TERM HUP; {stays}");
     let model = ScriptedModel::start(vec![call("run_command", json!({"command": stubborn}))]).await;
     let mut running = user.exec(&model, "go").start();
-    let processes = Processes::of(&running.stderr_says("│ pids ").await);
+    let processes = {
+        running.stderr_says("│ pids").await;
+        Processes::of(&mark)
+    };
     running.signal(Signal::INT);
     running.signal(Signal::TERM);
     running.end().await.exits(130).says("vtcode: interrupted").says("vtcode resume");
@@ -146,4 +172,17 @@ async fn a_wait_for_the_next_attempt_can_be_left() {
     running.stderr_says("attempt 2").await;
     running.signal(Signal::INT);
     running.end().await.exits(130);
+}
+
+#[tokio::test]
+async fn nothing_outlives_an_agent_that_was_killed() {
+    let (stays, mark) = stays(7009);
+    let escapes = format!("setsid -f sleep {mark}; trap '' INT TERM HUP; {stays}");
+    let user = User::new();
+    let model = ScriptedModel::start(vec![call("run_command", json!({"command": escapes}))]).await;
+    let mut running = user.exec(&model, "go").start();
+    running.stderr_says("│ pids").await;
+    let processes = Processes::of(&mark);
+    running.signal(Signal::KILL);
+    processes.are_gone();
 }

@@ -111,7 +111,13 @@ async fn effects(journal: Journal, limits: Limits) -> (Vec<String>, Vec<String>)
     let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
     let spool = tempfile::tempdir().unwrap();
-    let tools = builtin::all(&workspace, spool.path().to_owned(), path, &limits.tools);
+    let tools = builtin::all(
+        &workspace,
+        spool.path().to_owned(),
+        path,
+        Arc::new(crate::safety::sandbox::Sandbox::off()),
+        &limits.tools,
+    );
     let permissions = Arc::new(Permissions::for_workspace(workspace));
     let registry =
         OptimizedToolRegistry::with_tools(tools, limits.tools).with_permissions(permissions);

@@ -636,7 +636,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
         let spool = folder.path().join("spool");
-        let tools = builtin::all(&workspace, spool, [], &Limits::full().tools);
+        let tools = builtin::all(
+            &workspace,
+            spool,
+            [],
+            Arc::new(crate::safety::sandbox::Sandbox::off()),
+            &Limits::full().tools,
+        );
         let tools: Vec<_> = tools.iter().map(|tool| tool.spec().clone()).collect();
         assert_eq!(tools.len(), 9);
         let mut body = Gemini.head(&Setup { tools: tools.clone(), ..setup() }).to_vec();

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::safety::policy::command_effect;
 use crate::safety::preimage::Covered;
+use crate::safety::sandbox::{Guard, Sandbox};
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin::spec;
 use crate::tools::tool::{
@@ -80,6 +81,7 @@ pub struct RunCommand {
     spool_dir: PathBuf,
     result_bytes: usize,
     background: Arc<Background>,
+    sandbox: Arc<Sandbox>,
     /// The constants of these names, but for tests that must not depend on the machine's speed.
     grace: Duration,
     long_grace: Duration,
@@ -113,14 +115,18 @@ impl RunCommand {
     /// Builds the tool. `env` is the whole environment of the commands, without secrets (see
     /// [`without_secrets`]). `spool_dir` is made when the first output longer than `result_bytes`
     /// appears, or the first long-lived command starts, and holds what is left out of the results.
-    /// `background` takes the long-lived commands.
+    /// `background` takes the long-lived commands, `sandbox` confines all of them.
     pub fn new(
         workspace: Arc<Workspace>,
         spool_dir: PathBuf,
         env: Vec<(OsString, OsString)>,
         result_bytes: usize,
         background: Arc<Background>,
+        sandbox: Arc<Sandbox>,
     ) -> Self {
+        let shell = environment::find_shell(&env);
+        let mut env = environment::plain(env);
+        env.extend(sandbox.variables());
         Self {
             spec: spec::<Args>(
                 NAME,
@@ -130,11 +136,12 @@ impl RunCommand {
                  with the call: for a server give `background`.",
             ),
             workspace,
-            shell: environment::find_shell(&env),
-            env: environment::plain(env),
+            shell,
+            env,
             spool_dir,
             result_bytes,
             background,
+            sandbox,
             grace: GRACE,
             long_grace: LONG_GRACE,
             linger: LINGER,
@@ -164,8 +171,8 @@ impl RunCommand {
         let cannot = |cause: std::io::Error| self.cannot_start(command, &cause);
         let (reader, writer) = std::io::pipe().map_err(cannot)?;
         let receiver = Receiver::from_owned_fd(reader.into()).map_err(cannot)?;
-        // `process_group` and nothing that needs code between fork and exec: std then starts the
-        // shell with posix_spawn, which does not copy our page tables.
+        // Without a sandbox `process_group` and nothing that needs code between fork and exec: std
+        // then starts the shell with posix_spawn, which does not copy our page tables.
         let mut shell = Command::new(&self.shell);
         shell
             .arg("-c")
@@ -179,9 +186,11 @@ impl RunCommand {
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer);
         // `shell` holds our write ends; they close with it on return, or EOF would never come.
-        let group = Group::spawn(&mut shell).map_err(cannot)?;
+        let guard = self.sandbox.guard();
+        let group = Group::spawn(&mut shell, &self.sandbox).map_err(cannot)?;
         Ok(Running {
             group: Arc::new(group),
+            guard,
             receiver,
             buffer: vec![0; READ_BYTES],
             exited: false,
@@ -190,6 +199,17 @@ impl RunCommand {
             linger: self.linger,
             covered: None,
         })
+    }
+
+    /// Tells what a sandbox allows when a command failed as it does when refused.
+    fn with_hint(&self, status: Option<ExitStatus>, mut output: ToolOutput) -> ToolOutput {
+        if status.is_some_and(|status| !status.success())
+            && let Some(hint) = self.sandbox.hint(&output.text)
+        {
+            output.text.push('\n');
+            output.text.push_str(hint);
+        }
+        output
     }
 
     fn cannot_start(&self, command: &str, cause: &std::io::Error) -> ToolError {
@@ -237,14 +257,19 @@ impl RunCommand {
             self.uncover().await;
         }
         let note = match end {
-            End::Exited | End::Lingering => note.map(str::to_owned),
+            End::Exited | End::Lingering => note,
             End::Deadline => Some(format!(
                 "[ended at its deadline of {} ms; for more time give timeout_ms]",
                 context.timeout.as_millis()
             )),
             End::Interrupted => Some("[interrupted]".to_owned()),
         };
-        Ok(result(status, end, note, output))
+        let undone = running.undo();
+        let note = match (undone, note) {
+            (Some(undone), Some(note)) => Some(format!("{undone}\n{note}")),
+            (undone, note) => undone.or(note),
+        };
+        Ok(self.with_hint(status, result(status, end, note, output)))
     }
 
     /// Starts a long-lived command and returns its id with what it printed at once.
@@ -358,6 +383,8 @@ impl Tool for RunCommand {
 /// A command and its output. Dropping it kills the command.
 struct Running {
     group: Arc<Group>,
+    /// How it was before the command what no command may change.
+    guard: Option<Guard>,
     receiver: Receiver,
     buffer: Vec<u8>,
     /// The shell's exit was seen (not yet reaped).
@@ -408,18 +435,18 @@ impl Running {
         &mut self,
         end: End,
         take: &mut impl FnMut(&[u8]),
-    ) -> (Option<ExitStatus>, Option<&'static str>) {
+    ) -> (Option<ExitStatus>, Option<String>) {
         match end {
             End::Exited => {
                 let status = self.group.reap();
                 let killed = self.group.end_the_rest(self.linger).await;
-                (status, killed.then_some(ENDED))
+                (status, killed.then(|| ENDED.to_owned()))
             }
             End::Lingering => {
                 self.group.signal(Signal::KILL);
                 self.settle(take).await;
                 let note = if self.closed { ENDED } else { ESCAPED };
-                (self.group.reap(), Some(note))
+                (self.group.reap(), Some(note.to_owned()))
             }
             End::Deadline | End::Interrupted => {
                 self.group.signal(Signal::TERM);
@@ -464,9 +491,19 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Undoes what the command changed and may not, once, when it has ended; returns what that was.
+    fn undo(&mut self) -> Option<String> {
+        let undone = self.guard.take()?.undo();
+        (!undone.is_empty())
+            .then(|| format!("[undone, as no command may change it: {}]", undone.join(", ")))
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.group.kill(REAP);
+        self.undo();
     }
 }
 
@@ -539,6 +576,7 @@ mod tests {
             env,
             result_bytes,
             Arc::default(),
+            Arc::new(Sandbox::off()),
         );
         Room { place, tool }
     }

@@ -127,7 +127,8 @@ fn catalog() -> (tempfile::TempDir, OptimizedToolRegistry) {
     std::fs::create_dir(folder.path().join("work")).unwrap();
     let workspace = Arc::new(Workspace::open(&folder.path().join("work")).unwrap());
     let limits = Limits::full().tools;
-    let tools = builtin::all(&workspace, folder.path().join("spool"), [], &limits);
+    let off = Arc::new(crate::safety::sandbox::Sandbox::off());
+    let tools = builtin::all(&workspace, folder.path().join("spool"), [], off, &limits);
     let permissions = Arc::new(Permissions::for_workspace(workspace));
     (folder, OptimizedToolRegistry::with_tools(tools, limits).with_permissions(permissions))
 }

@@ -138,7 +138,8 @@ fn read(root: &Path, numbers: &mut Numbers) -> (&'static str, Value) {
 fn reader(root: &Path, limits: ToolLimits) -> AsyncToolPipeline {
     let workspace = Arc::new(Workspace::open(root).unwrap());
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-    let mut tools = builtin::all(&workspace, root.join("../spool"), path, &limits);
+    let off = Arc::new(crate::safety::sandbox::Sandbox::off());
+    let mut tools = builtin::all(&workspace, root.join("../spool"), path, off, &limits);
     let looks = probe("look", |args, _| async move {
         let path = args["path"].as_str().unwrap();
         if !Path::new(path).is_dir() {

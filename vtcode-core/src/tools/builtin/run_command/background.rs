@@ -58,7 +58,7 @@ pub(in crate::tools::builtin) struct Ended {
     /// In words, such as `ended: exit code 0`.
     how: String,
     /// What the model should know besides.
-    note: Option<&'static str>,
+    note: Option<String>,
     pub(super) exit_code: Option<i32>,
     pub(super) output_bytes: u64,
     pub(super) spool: Option<PathBuf>,
@@ -203,7 +203,8 @@ impl Job {
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }
-        let (how, note) = ended.as_ref().map_or((runs, None), |e| (e.how.as_str(), e.note));
+        let (how, note) =
+            ended.as_ref().map_or((runs, None), |e| (e.how.as_str(), e.note.as_deref()));
         if let Some(note) = note {
             let _ = writeln!(text, "{note}");
         }
@@ -277,6 +278,7 @@ async fn read(job: Arc<Job>, mut running: Running, limit: Option<Duration>) {
     let mut take = |bytes: &[u8]| job.take(bytes);
     let end = running.follow(&mut take, deadline, &job.stop).await;
     let (status, note) = running.end(end, &mut take).await;
+    let note = running.undo().or(note);
     let how = match (end, limit) {
         (End::Deadline, Some(limit)) => {
             format!("ended at its deadline of {} ms", limit.as_millis())

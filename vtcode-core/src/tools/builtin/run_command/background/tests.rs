@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::safety::sandbox::Sandbox;
 use crate::safety::workspace::Workspace;
 use crate::tools::builtin::command_output::CommandOutput;
 use crate::tools::builtin::command_stop::CommandStop;
@@ -48,6 +49,7 @@ fn room_with(result_bytes: usize) -> Room {
         vec![("PATH".into(), std::env::var_os("PATH").unwrap())],
         result_bytes,
         Arc::clone(&background),
+        Arc::new(Sandbox::off()),
     );
     // Most tests start what prints nothing of its own.
     (run.first, run.settle) = (Duration::ZERO, Duration::ZERO);
