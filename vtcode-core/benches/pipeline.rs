@@ -217,7 +217,7 @@ fn lookup() {
         alone.push(look_up());
         beside.push(std::thread::scope(|scope| {
             let other = scope.spawn(look_up);
-            look_up().max(other.join().expect("a lookup does not panic"))
+            (look_up() + other.join().expect("a lookup does not panic")) / 2
         }));
     }
     row("lookup among 40 tools, 2 threads", median(beside), "1 thread", median(alone));

@@ -1,17 +1,14 @@
 //! Which tools there are: a name goes in, the tool, the check of its arguments and a permit to run
-//! it come out. An immutable catalog published as one snapshot; reading it takes no lock.
+//! it come out. A catalog that only grows; reading it takes no lock.
 //! Knows which calls may overlap and who goes first, and lets none pass that the permissions
 //! refuse; how a call runs is for `execution` to know.
 
 use std::any::Any;
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -31,11 +28,13 @@ use crate::tools::tool::{CallContext, Effect, Tool, ToolError, ToolOutput, ToolS
 #[cfg(test)]
 mod alignment;
 mod arguments;
+mod catalog;
 mod schedule;
 mod slots;
 mod statistics;
 
 use arguments::Shape;
+use catalog::Catalog;
 use schedule::Schedule;
 pub(in crate::tools) use schedule::Turn;
 pub(in crate::tools) use slots::Slots;
@@ -45,7 +44,7 @@ pub use statistics::ToolMetrics;
 
 /// The tools of a session, in a fixed order, and the slots in which they run.
 pub struct OptimizedToolRegistry {
-    catalog: ArcSwap<Catalog>,
+    catalog: Catalog,
     core: Arc<Core>,
     /// Who owns the calls that a program makes directly.
     owner: Owner,
@@ -53,13 +52,6 @@ pub struct OptimizedToolRegistry {
     validators_kept: AtomicUsize,
     limits: ToolLimits,
     permissions: Arc<Permissions>,
-}
-
-/// One state of the catalog; a new tool makes a new one.
-#[derive(Clone, Default)]
-struct Catalog {
-    tools: Vec<Arc<Entry>>,
-    by_name: HashMap<Cow<'static, str>, ToolId, foldhash::fast::RandomState>,
 }
 
 /// A tool's place in the catalog; it never changes.
@@ -101,7 +93,7 @@ impl OptimizedToolRegistry {
     /// Returns a registry of these tools; a later one of the same name hides none, it is ignored.
     pub fn with_tools(tools: Vec<Arc<dyn Tool>>, limits: ToolLimits) -> Self {
         let registry = Self {
-            catalog: ArcSwap::default(),
+            catalog: Catalog::default(),
             core: Core::new(&limits),
             owner: Owner::default(),
             schedule: Arc::default(),
@@ -109,9 +101,7 @@ impl OptimizedToolRegistry {
             limits,
             permissions: Arc::default(),
         };
-        for tool in tools {
-            registry.register(tool);
-        }
+        registry.catalog.append(tools);
         registry
     }
 
@@ -138,51 +128,35 @@ impl OptimizedToolRegistry {
             env: &variables,
         };
         let sandbox = Sandbox::new(&plan).unwrap_or_else(|error| Sandbox::refusing(&error));
-        for tool in builtin::all(&workspace, spool, variables, Arc::new(sandbox), &self.limits) {
-            self.register(tool);
-        }
+        self.catalog.append(builtin::all(
+            &workspace,
+            spool,
+            variables,
+            Arc::new(sandbox),
+            &self.limits,
+        ));
         Ok(())
     }
 
     /// Appends a tool, so that what was rendered before stays a prefix of what is rendered now.
     /// Returns false, and changes nothing, when the name is taken.
-    #[expect(clippy::needless_pass_by_value, reason = "the registry keeps it")]
     pub fn register(&self, tool: Arc<dyn Tool>) -> bool {
-        let mut added = true;
-        self.catalog.rcu(|catalog| {
-            let name = &tool.spec().name;
-            added = !catalog.by_name.contains_key(name);
-            let mut catalog = Catalog::clone(catalog);
-            if added {
-                let id = ToolId(catalog.tools.len() as u32);
-                catalog.by_name.insert(name.clone(), id);
-                catalog.tools.push(Arc::new(Entry {
-                    id,
-                    tool: Arc::clone(&tool),
-                    shape: OnceLock::new(),
-                    statistics: Statistics::default(),
-                }));
-            }
-            catalog
-        });
-        added
+        self.catalog.append([tool]) == 1
     }
 
-    /// Returns the id of the tool of this name. Takes no lock and touches no counter that another
-    /// thread writes. // bench: lookup among 40 tools
+    /// Returns the id of the tool of this name.
     pub fn id(&self, name: &str) -> Option<ToolId> {
-        self.catalog.load().by_name.get(name).copied()
+        self.catalog.id(name)
     }
 
     /// Returns the tool of this name.
     pub fn get(&self, name: &str) -> Result<Arc<Entry>, ToolError> {
-        let catalog = self.catalog.load();
-        if let Some(id) = catalog.by_name.get(name) {
-            return Ok(Arc::clone(&catalog.tools[id.0 as usize]));
+        if let Some(tool) = self.catalog.id(name).and_then(|id| self.catalog.get(id)) {
+            return Ok(Arc::clone(tool));
         }
-        let nearest = catalog
-            .tools
-            .iter()
+        let nearest = self
+            .catalog
+            .tools()
             .map(|tool| (strsim::jaro(&tool.spec().name, name), &tool.spec().name))
             // A name that is like none of ours means none of them.
             .filter(|(likeness, _)| *likeness > 0.7)
@@ -193,7 +167,7 @@ impl OptimizedToolRegistry {
 
     /// Returns the tool with this id.
     pub fn by_id(&self, id: ToolId) -> Option<Arc<Entry>> {
-        self.catalog.load().tools.get(id.0 as usize).cloned()
+        self.catalog.get(id).cloned()
     }
 
     /// Returns the tool of this name as the model sees it.
@@ -205,7 +179,7 @@ impl OptimizedToolRegistry {
     /// schemas sent to a model, the prompt's list of tools and the check of arguments all come
     /// from here.
     pub fn specs(&self) -> Vec<ToolSpec> {
-        self.catalog.load().tools.iter().map(|tool| tool.spec().clone()).collect()
+        self.catalog.tools().map(|tool| tool.spec().clone()).collect()
     }
 
     /// Returns the limits that the tools run under.
@@ -215,8 +189,8 @@ impl OptimizedToolRegistry {
 
     /// Returns what became of each tool's calls, in the catalog's order.
     pub fn metrics(&self) -> Vec<ToolMetrics> {
-        let catalog = self.catalog.load();
-        catalog.tools.iter().map(|tool| tool.statistics.metrics(&tool.spec().name)).collect()
+        let tools = self.catalog.tools();
+        tools.map(|tool| tool.statistics.metrics(&tool.spec().name)).collect()
     }
 
     /// Returns how many calls wait for a slot.
@@ -329,12 +303,15 @@ impl OptimizedToolRegistry {
 
     /// Ends what the calls of all tools left running. No call may run any more.
     pub(in crate::tools) async fn close(&self) {
-        let tools = self.catalog.load_full();
-        join_all(tools.tools.iter().map(|entry| entry.tool.close())).await;
+        join_all(self.catalog.tools().map(|entry| entry.tool.close())).await;
     }
 }
 
 impl Entry {
+    fn new(id: ToolId, tool: Arc<dyn Tool>) -> Self {
+        Self { id, tool, shape: OnceLock::new(), statistics: Statistics::default() }
+    }
+
     /// Returns the tool's id.
     pub fn id(&self) -> ToolId {
         self.id
