@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use serde_json::json;
 use vtcode_testkit::{Fault, ScriptedModel, call, say, think};
@@ -23,7 +24,19 @@ fn stays(number: u32) -> (String, String) {
 }
 
 impl Processes {
+    /// Finds the two of [`STAYS`]: the shell says that they run a moment before they do.
     fn of(mark: &str) -> Self {
+        for _ in 0..6000 {
+            let found = Self::now(mark);
+            if found.0.len() >= 2 {
+                return found;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("they do not run");
+    }
+
+    fn now(mark: &str) -> Self {
         let held = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
             let pid = Pid::from_raw(process.file_name().to_str()?.parse().ok()?)?;
             let line = std::fs::read(process.path().join("cmdline")).ok()?;
@@ -31,10 +44,7 @@ impl Processes {
             arguments.any(|argument| argument == mark.as_bytes()).then_some(pid)
         });
         // One that ended meanwhile was none of those that stay.
-        let held: Vec<_> =
-            held.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
-        assert!(!held.is_empty(), "nothing runs");
-        Self(held)
+        Self(held.filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect())
     }
 
     /// Asserts that all of them end without anybody's further doing. What was killed may take a
@@ -44,7 +54,13 @@ impl Processes {
         for process in &self.0 {
             let mut exit = [PollFd::new(process, PollFlags::IN)];
             let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
-            assert_eq!(poll(&mut exit, Some(&patience)).unwrap(), 1, "a process stays");
+            let ended = loop {
+                match poll(&mut exit, Some(&patience)) {
+                    Err(Errno::INTR) => {}
+                    ended => break ended.unwrap(),
+                }
+            };
+            assert_eq!(ended, 1, "a process stays");
         }
     }
 }

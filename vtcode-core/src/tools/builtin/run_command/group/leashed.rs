@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal};
 use tokio::io::unix::AsyncFd;
 
@@ -98,7 +99,8 @@ impl Leashed {
         self.signal(Signal::KILL);
         let mut gone = [PollFd::new(&self.gone, PollFlags::IN)];
         let patience = Timespec::try_from(patience).ok();
-        if rustix::event::poll(&mut gone, patience.as_ref()).is_ok_and(|ready| ready > 0) {
+        let ready = retry_on_intr(|| rustix::event::poll(&mut gone, patience.as_ref()));
+        if ready.is_ok_and(|ready| ready > 0) {
             state.reaped = true;
             // It has ended: this does not wait.
             let _ = state.supervisor.wait();

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
@@ -125,7 +125,8 @@ impl ProcessGroup {
         let _ = kill_process_group(self.id, Signal::KILL);
         let mut exit = [PollFd::new(&self.exit, PollFlags::IN)];
         let patience = Timespec::try_from(patience).ok();
-        if rustix::event::poll(&mut exit, patience.as_ref()).is_ok_and(|ready| ready > 0) {
+        let ready = retry_on_intr(|| rustix::event::poll(&mut exit, patience.as_ref()));
+        if ready.is_ok_and(|ready| ready > 0) {
             leader.reap();
         }
     }
@@ -260,7 +261,7 @@ mod tests {
 
     fn is_readable(exit: &OwnedFd, wait: &Timespec) -> bool {
         let mut exit = [PollFd::new(exit, PollFlags::IN)];
-        rustix::event::poll(&mut exit, Some(wait)).unwrap() > 0
+        retry_on_intr(|| rustix::event::poll(&mut exit, Some(wait))).unwrap() > 0
     }
 
     #[test]
