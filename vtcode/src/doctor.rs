@@ -9,6 +9,8 @@ use vtcode_core::config::endpoint::{self, Choice, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::{Origin, Settings};
 use vtcode_core::llm::discover;
+use vtcode_core::safety::sandbox::Part;
+use vtcode_core::safety::workspace::Workspace;
 
 use crate::args::Doctor;
 use crate::exit::{self, Exit};
@@ -68,6 +70,7 @@ pub(crate) async fn run(args: &Doctor) -> anyhow::Result<Exit> {
     if let Some(settings) = configuration(&env, &mut findings) {
         provider(&settings, &env, args.offline, &mut findings).await;
         state(&settings, &env, &mut findings);
+        sandbox(&settings, &env, &mut findings);
     }
     terminal(&env, &mut findings);
     let mut out = io::stdout().lock();
@@ -218,6 +221,29 @@ fn state(settings: &Settings, env: &Env, findings: &mut Findings) {
         findings.note("space", format!("only {free} are left for sessions"), mend);
     }
     findings.ok("undo", format!("keeps up to {} of a session", mib(settings.safety.undo_bytes)));
+}
+
+/// Looks at what holds commands back, part by part.
+fn sandbox(settings: &Settings, env: &Env, findings: &mut Findings) {
+    let made = setup::folder(None).and_then(|cwd| {
+        let workspace = Workspace::open(&cwd)?;
+        Ok(setup::quiet_sandbox(&workspace, settings, env)?)
+    });
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            let mend = "use a kernel with Landlock, or `--sandbox off` where nothing can be harmed";
+            findings.error("sandbox", &error, mend);
+            return;
+        }
+    };
+    findings.ok("sandbox", format!("commands run in mode {}", made.mode()));
+    for Part { name, meaning, mend, .. } in made.parts() {
+        match mend {
+            None => findings.ok(name, meaning),
+            Some(mend) => findings.note(name, meaning, mend),
+        }
+    }
 }
 
 /// Looks at where progress is shown.

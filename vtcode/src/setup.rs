@@ -163,6 +163,19 @@ pub(crate) fn sandbox(
     settings: &Settings,
     env: &Env,
 ) -> Result<sandbox::Sandbox, Usage> {
+    let made = quiet_sandbox(workspace, settings, env)?;
+    if let Some(lacks) = made.lacks() {
+        let _ = writeln!(io::stderr(), "vtcode: {lacks}");
+    }
+    Ok(made)
+}
+
+/// Does the same without a word.
+pub(crate) fn quiet_sandbox(
+    workspace: &Workspace,
+    settings: &Settings,
+    env: &Env,
+) -> Result<sandbox::Sandbox, Usage> {
     let variables: Vec<_> = env.vars().map(|(name, value)| (name.clone(), value.clone())).collect();
     let made = sandbox::Sandbox::new(&SandboxPlan {
         settings: &settings.safety.sandbox,
@@ -170,11 +183,7 @@ pub(crate) fn sandbox(
         private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
         env: &variables,
     });
-    let made = made.map_err(|error| Usage(crate::exit::words(&error.into())))?;
-    if let Some(lacks) = made.lacks() {
-        let _ = writeln!(io::stderr(), "vtcode: {lacks}");
-    }
-    Ok(made)
+    made.map_err(|error| Usage(crate::exit::words(&error.into())))
 }
 
 /// Returns the built-in tools over a workspace, with what decides over their calls.

@@ -66,8 +66,10 @@ pub struct Part {
     pub name: &'static str,
     /// Whether it is in force.
     pub enforced: bool,
-    /// What that means, or how to mend it.
+    /// What that means.
     pub meaning: String,
+    /// How it would come into force; none when it is.
+    pub mend: Option<&'static str>,
 }
 
 /// The confinement of a session's commands.
@@ -140,7 +142,8 @@ impl Sandbox {
         }
         let off = "off: commands may do all that you may";
         let meaning = self.refusal.clone().unwrap_or_else(|| off.to_owned());
-        vec![Part { name: "sandbox", enforced: false, meaning }]
+        let mend = Some("give `--sandbox workspace-write`, or take `sandbox.mode` out");
+        vec![Part { name: "sandbox", enforced: false, meaning, mend }]
     }
 
     /// Returns in one line what was asked for and is not in force; none when all of it is.

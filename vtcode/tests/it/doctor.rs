@@ -72,3 +72,36 @@ async fn a_state_folder_that_cannot_be_is_a_problem_and_offline_asks_nobody() {
     let ran = doctor().arg("--offline").run().await.exits(1);
     assert_eq!(finding(&ran, "state")["status"], "problem");
 }
+
+#[tokio::test]
+async fn it_tells_of_each_part_of_the_sandbox_whether_it_is_in_force() {
+    let user = User::new();
+    let doctor = |json: &'static str, mode: &'static str| {
+        let doctor = user.vtcode(["doctor", "--offline", json]);
+        doctor.env("OPENAI_BASE_URL", "http://127.0.0.1:9/v1").env("VTCODE_SANDBOX", mode)
+    };
+    let ran = doctor("--json", "workspace-write").run().await;
+    if finding(&ran, "sandbox")["status"] == "problem" {
+        eprintln!("no sandbox on this machine");
+        ran.exits(2);
+    } else {
+        let ran = ran.exits(0);
+        assert_eq!(finding(&ran, "landlock")["status"], "ok", "{ran}");
+        for part in ["mount namespace", "process namespace", "network namespace", "scopes"] {
+            let found = finding(&ran, part);
+            // What is not in force says how to mend it.
+            assert_eq!(found["status"] == "note", found["mend"].is_string(), "{ran}");
+        }
+        for part in ["system call filter", "supervisor"] {
+            assert_eq!(finding(&ran, part)["status"], "ok", "{ran}");
+        }
+    }
+    let ran = doctor("--json", "off").run().await.exits(0);
+    let off: Vec<_> = ran.lines().into_iter().filter(|line| line["part"] == "sandbox").collect();
+    assert_eq!(off.len(), 2, "{ran}");
+    assert!(off[1]["what"].as_str().unwrap().contains("all that you may"), "{ran}");
+    assert!(off[1]["mend"].is_string(), "{ran}");
+    assert!(!user.state().exists(), "it makes nothing");
+    let left = std::fs::read_dir(user.home.path().join("tmp")).unwrap().count();
+    assert_eq!(left, 0, "it leaves nothing");
+}

@@ -210,7 +210,14 @@ impl Confinement {
     }
 
     pub(super) fn parts(&self) -> Vec<Part> {
-        let part = |name, enforced, meaning: String| Part { name, enforced, meaning };
+        const NAMESPACES: &str = "allow user namespaces: user.max_user_namespaces above 0, \
+             kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), a container's seccomp profile \
+             that lets `unshare` through";
+        const NEWER: &str = "Linux 6.12 or later";
+        let part = |name, enforced, meaning: String| {
+            let mend = if name == "scopes" { NEWER } else { NAMESPACES };
+            Part { name, enforced, meaning, mend: (!enforced).then_some(mend) }
+        };
         let why = match &self.namespaces {
             Ok(_) => String::new(),
             Err(e) => format!("user namespaces are not allowed here: {e}"),
