@@ -12,7 +12,7 @@
 //! after a `cd`.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::config::safety::PermissionRules;
 use crate::tools::tool::Effect;
@@ -259,7 +259,47 @@ fn proven(command: &SimpleCommand, cwd: &Path, moved: bool) -> bool {
     let secret = harm::names_secret(&words)
         || command.redirects.iter().any(|redirect| harm::is_secret(&redirect.target.text));
     let elsewhere = moved && is_git(command);
-    table::only_reads(command, cwd) && !secret && !elsewhere
+    table::only_reads(command, cwd) && !secret && !elsewhere && !searches_outside(command, cwd)
+}
+
+/// Returns whether a command reads files outside the workspace that it does not name: those that
+/// match a pattern, or all that lie below a folder. There may be secrets among them.
+fn searches_outside(command: &SimpleCommand, cwd: &Path) -> bool {
+    let Some((name, args)) = command.words.split_first() else { return false };
+    // `-r`, `-R`, `-d recurse` and their long names, which may be cut short.
+    let recursive = || {
+        args.iter().any(|arg| match arg.text.strip_prefix("--") {
+            Some(long) => long.starts_with(['r', 'd']),
+            None => arg.text.starts_with('-') && arg.text.contains(['r', 'R', 'd']),
+        })
+    };
+    let whole = match name.text.as_str() {
+        "rg" => true,
+        "grep" | "egrep" | "fgrep" | "diff" => recursive(),
+        _ => false,
+    };
+    let names_only = matches!(
+        name.text.as_str(),
+        "[" | "basename"
+            | "dirname"
+            | "du"
+            | "echo"
+            | "find"
+            | "ls"
+            | "readlink"
+            | "realpath"
+            | "stat"
+            | "test"
+    );
+    let words: Vec<&str> = command.words.iter().map(|word| word.text.as_str()).collect();
+    let pattern = harm::pattern_at(&words);
+    args.iter().enumerate().any(|(at, word)| {
+        let path = Path::new(&word.text);
+        let leaves = word.tilde
+            || path.components().any(|part| part == Component::ParentDir)
+            || path.is_absolute() && !path.starts_with(cwd);
+        leaves && (word.glob && !names_only || whole) && Some(at) != pattern
+    })
 }
 
 fn is_git(command: &SimpleCommand) -> bool {

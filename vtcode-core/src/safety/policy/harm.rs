@@ -586,19 +586,24 @@ fn in_git(path: &str) -> bool {
 /// for is no name of a file.
 pub(super) fn names_secret(words: &[&str]) -> bool {
     let Some((name, args)) = words.split_first() else { return false };
-    let skipped = match *name {
-        "echo" | "printf" => return false,
-        "grep" | "egrep" | "fgrep" | "rg" => {
-            // `-e` and `-f` make a file of what else is the pattern; joined to others, too.
-            let given = args.iter().any(|arg| {
-                arg.starts_with("--") && arg.len() > 2
-                    || arg.starts_with('-') && arg.contains(['e', 'f'])
-            });
-            args.iter().position(|arg| !arg.starts_with('-')).filter(|_| !given)
-        }
-        _ => None,
-    };
+    if matches!(*name, "echo" | "printf") {
+        return false;
+    }
+    let skipped = pattern_at(words);
     args.iter().enumerate().any(|(at, arg)| Some(at) != skipped && is_secret(arg))
+}
+
+/// Returns which argument is what a command searches for.
+pub(super) fn pattern_at(words: &[&str]) -> Option<usize> {
+    let (name, args) = words.split_first()?;
+    if !matches!(*name, "grep" | "egrep" | "fgrep" | "rg") {
+        return None;
+    }
+    // `-e` and `-f` make a file of what else is the pattern; joined to others, too.
+    let given = args.iter().any(|arg| {
+        arg.starts_with("--") && arg.len() > 2 || arg.starts_with('-') && arg.contains(['e', 'f'])
+    });
+    args.iter().position(|arg| !arg.starts_with('-')).filter(|_| !given)
 }
 
 /// Files that hold secrets, by a piece of their path.
@@ -642,6 +647,16 @@ const PROC_PLAIN: &[&str] = &[
 /// Returns whether a word names something that holds secrets. The state folder keeps the outputs
 /// that a model was told to read there, so only its journals are meant.
 pub(super) fn is_secret(word: &str) -> bool {
+    // `/etc//shadow` and `/etc/./shadow` are the same file.
+    let mut plain = word.to_owned();
+    while plain.contains("//") || plain.contains("/./") {
+        plain = plain.replace("/./", "/").replace("//", "/");
+    }
+    let word = plain.as_str();
+    // Disks, memory, and the terminals that people type on.
+    if is_device(word) {
+        return true;
+    }
     // `~/.ssh` and `--file=/etc/shadow` too.
     let rooted = |piece: &str| {
         word.match_indices(piece).any(|(at, _)| {
@@ -672,7 +687,8 @@ pub(super) fn is_secret(word: &str) -> bool {
         && word.contains(['*', '?', '['])
         && (word.contains("environ") || {
             let literal = &word[..word.find(['*', '?', '[']).unwrap_or(0)];
-            "/proc/".starts_with(literal) && word[literal.len()..].contains('/')
+            ["/proc/", "/dev/"].iter().any(|place| place.starts_with(literal))
+                && word[literal.len()..].contains('/')
         });
     in_secret || in_proc || masked
 }
@@ -689,10 +705,13 @@ pub(super) fn shows_environment(args: &[Option<String>]) -> bool {
                 "-C" | "-o" | "-O" | "-p" | "-q" | "-t" | "-u" | "-U" | "-g" | "-G" | "-s"
             ) || arg.starts_with("--") && !arg.contains('='),
         );
-        !is_value
-            && (arg == "-E"
-                || !arg.starts_with('-')
-                    && arg.contains('e')
-                    && arg.bytes().all(|b| b.is_ascii_alphabetic()))
+        // A column of that name shows it, too.
+        let column = arg.to_ascii_lowercase().contains("environ");
+        column
+            || !is_value
+                && (arg == "-E"
+                    || !arg.starts_with('-')
+                        && arg.contains('e')
+                        && arg.bytes().all(|b| b.is_ascii_alphabetic()))
     })
 }

@@ -68,7 +68,6 @@ const READERS_WITHOUT: &[Without] = &[
         short: "CzZ",
         long: &["--compile", "--uncompress", "--uncompress-noreport"],
     },
-    Without { name: "jq", short: "i", long: &["--in-place"] },
     Without { name: "rg", short: "z", long: &["--pre", "--hostname-bin", "--search-zip"] },
     Without {
         name: "sort",
@@ -111,6 +110,7 @@ pub(super) fn only_reads(command: &SimpleCommand, cwd: &Path) -> bool {
             "git" => git(args),
             "printf" => printf(args),
             "hostname" => args.is_empty(),
+            "jq" => jq(args),
             "ps" => ps(args),
             "sed" => sed(args),
             "uniq" => one_operand(args),
@@ -209,6 +209,17 @@ fn printf(args: &[Word]) -> bool {
         })
     };
     without(args, "v", &[]) && args.first().is_none_or(|format| !format.glob && prints(format))
+}
+
+/// `env` and `$ENV` show the environment; what stands in a file or a module is not looked at.
+fn jq(args: &[Word]) -> bool {
+    let names = |text: &str| {
+        let part = |c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));
+        // `.env` is a key, `env.HOME` is not.
+        let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+        text.split(part).any(|name| matches!(&*first(name), "env" | "ENV" | "import" | "include"))
+    };
+    without(args, "if", &["--in-place", "--from-file"]) && !args.iter().any(|arg| names(&arg.text))
 }
 
 /// With `e` it shows the environment of every process, and the secrets in it.

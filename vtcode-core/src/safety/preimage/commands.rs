@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::git::Index;
+use super::git::{self, Index};
 use super::record::{Change, Record, State};
 use super::{Inner, Preimages};
 use crate::safety::workspace::Workspace;
@@ -277,10 +277,9 @@ fn settled(stat: &Metadata, at: SystemTime) -> Option<Version> {
 /// Returns whether this is a file that names filters.
 fn is_filtered(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == ".gitattributes")
-        && std::fs::read(path).is_ok_and(|text| {
-            let text = String::from_utf8_lossy(&text);
-            ["filter", "encoding", "ident"].iter().any(|word| text.contains(word))
-        })
+        // One that cannot be read may name any.
+        && git::small(path)
+            .is_none_or(|text| ["filter", "encoding", "ident"].iter().any(|w| text.contains(w)))
 }
 
 struct Walked {

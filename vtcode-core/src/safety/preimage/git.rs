@@ -6,11 +6,14 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use rustix::fs::OFlags;
 
 /// The largest index that is read.
 const INDEX_BYTES: u64 = 64 << 20;
@@ -63,8 +66,10 @@ impl Index {
             let text = small(&dot_git)?;
             worktree.join(text.trim().strip_prefix("gitdir: ")?)
         };
-        let file = std::fs::File::open(git_dir.join("index")).ok()?;
-        let stat = file.metadata().ok().filter(|stat| stat.len() <= INDEX_BYTES)?;
+        let (file, stat) = regular(&git_dir.join("index"))?;
+        if stat.len() > INDEX_BYTES {
+            return None;
+        }
         let mut bytes = Vec::new();
         file.take(INDEX_BYTES).read_to_end(&mut bytes).ok()?;
         let config = small(&git_dir.join("config")).unwrap_or_default();
@@ -78,7 +83,7 @@ impl Index {
     }
 
     /// Returns the id of a file's content if the file is what the index knows.
-    pub(super) fn holds(&self, path: &Path, stat: &std::fs::Metadata) -> Option<String> {
+    pub(super) fn holds(&self, path: &Path, stat: &Metadata) -> Option<String> {
         let entry = self.entries.get(path.strip_prefix(&self.worktree).ok()?)?;
         let executable = if stat.mode() & 0o100 != 0 { 0o100_755 } else { 0o100_644 };
         let now = Entry {
@@ -101,11 +106,15 @@ impl Index {
         git.arg("--git-dir").arg(&self.git_dir);
         // It reads for its user, whoever the folder belongs to; and never from the network.
         git.args(["-c", "safe.directory=*", "-c", "protocol.allow=never", "--no-optional-locks"]);
-        git.args(["cat-file", "--batch"]).current_dir(&self.git_dir);
+        // Not below the repository: a relative entry of `PATH` would find its programs there.
+        git.args(["cat-file", "--batch"]).current_dir("/");
         for name in POINTERS {
             git.env_remove(name);
         }
-        git.env("GIT_NO_LAZY_FETCH", "1");
+        // A git that does not know the first still allows no transport, whatever the repository's
+        // own configuration allows; and a content is the one that its id says.
+        git.env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "none");
+        git.env("GIT_NO_REPLACE_OBJECTS", "1");
         git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = git.spawn()?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -159,9 +168,17 @@ fn low(number: i64) -> u32 {
     number.cast_unsigned() as u32
 }
 
-fn small(path: &Path) -> Option<String> {
-    let file =
-        std::fs::File::open(path).ok().filter(|f| f.metadata().is_ok_and(|m| m.is_file()))?;
+/// Opens a regular file. A pipe of that name, which nobody writes to, is not waited for.
+fn regular(path: &Path) -> Option<(File, Metadata)> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path).ok()?;
+    let stat = file.metadata().ok().filter(Metadata::is_file)?;
+    Some((file, stat))
+}
+
+/// Returns the beginning of a regular file as text.
+pub(super) fn small(path: &Path) -> Option<String> {
+    let (file, _) = regular(path)?;
     let mut text = Vec::new();
     file.take(64 * 1024).read_to_end(&mut text).ok()?;
     Some(String::from_utf8_lossy(&text).into_owned())
@@ -285,5 +302,62 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(".git"), "gitdir: /nowhere\n").unwrap();
         assert!(Index::of(dir.path()).is_none());
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_gits_files_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let pipe = |path: &Path| {
+            let mode = rustix::fs::Mode::RWXU;
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+                .unwrap();
+        };
+        pipe(&root.join(".git"));
+        assert!(Index::of(&root).is_none());
+        std::fs::remove_file(root.join(".git")).unwrap();
+        std::fs::create_dir(root.join(".git")).unwrap();
+        pipe(&root.join(".git/index"));
+        assert!(Index::of(&root).is_none());
+        pipe(&root.join(".gitattributes"));
+        assert_eq!(small(&root.join(".gitattributes")), None);
+    }
+
+    #[test]
+    fn a_replaced_object_is_not_taken_for_the_content_that_the_index_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        git(&root, &["init", "-q"]);
+        for (name, content) in [("a", "good"), ("b", "evil")] {
+            std::fs::write(root.join(name), content).unwrap();
+        }
+        git(&root, &["add", "."]);
+        let index = Index::of(&root).unwrap();
+        let id = |name: &str| index.entries[Path::new(name)].id.clone();
+        git(&root, &["replace", &id("a"), &id("b")]);
+        assert_eq!(index.contents().unwrap().get(&id("a")).unwrap(), b"good");
+    }
+
+    #[test]
+    fn a_content_that_is_missing_is_not_fetched_by_a_program_of_the_repository() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        git(&root, &["init", "-q"]);
+        std::fs::write(root.join("a"), "a").unwrap();
+        git(&root, &["add", "."]);
+        let ran = root.join("ran");
+        let url = format!("ext::touch {}", ran.display());
+        for (key, value) in [
+            ("core.repositoryformatversion", "1"),
+            ("extensions.partialClone", "origin"),
+            ("remote.origin.promisor", "true"),
+            ("remote.origin.url", &*url),
+            ("protocol.ext.allow", "always"),
+        ] {
+            git(&root, &["config", key, value]);
+        }
+        let index = Index::of(&root).unwrap();
+        assert!(index.contents().unwrap().get(&"1".repeat(40)).is_err());
+        assert!(!ran.exists());
     }
 }
