@@ -66,9 +66,7 @@ impl Terminal {
             EventKind::Retry { attempt, wait, cause } => {
                 // The answer that broke off is asked for again.
                 self.held.clear();
-                let wait =
-                    if wait.is_zero() { String::new() } else { format!(" in {}", span(*wait)) };
-                self.line(Style::Red, &format!("! {cause}; attempt {attempt}{wait}"));
+                self.line(Style::Red, &retry(*attempt, *wait, cause));
             }
             EventKind::Waiting { wait, cause } => {
                 self.line(Style::Dim, &format!("waiting {} for {cause}", span(*wait)));
@@ -295,9 +293,22 @@ pub(crate) fn span(d: Duration) -> String {
     }
 }
 
+/// Tells of another attempt. Its number stands first: a cause may be longer than a line.
+fn retry(attempt: u32, wait: Duration, cause: &str) -> String {
+    let wait = if wait.is_zero() { String::new() } else { format!(" in {}", span(wait)) };
+    format!("! attempt {attempt}{wait}: {cause}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_url_hides_no_attempt() {
+        let cause = format!("cannot reach http://{}", "x".repeat(2 * LINE_CHARS));
+        let line = shorten(&retry(2, Duration::from_secs(1), &cause), LINE_CHARS);
+        assert!(line.starts_with("! attempt 2 in "), "{line}");
+    }
 
     #[test]
     fn nothing_in_a_text_controls_the_terminal() {
