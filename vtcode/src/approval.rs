@@ -7,8 +7,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use rustix::termios::{QueueSelector, tcflush};
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::Mutex;
 use vtcode_core::config::safety::Approval;
 use vtcode_core::safety::permissions::{Answer, Approver, Question};
 
@@ -22,22 +22,16 @@ pub(crate) fn on_terminal(approval: Approval) -> Option<Approver> {
     if approval == Approval::Never || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return None;
     }
-    // One question at a time.
-    let turn = Arc::new(Mutex::new(()));
-    Some(Arc::new(move |question| {
-        let turn = Arc::clone(&turn);
-        Box::pin(async move {
-            let _turn = turn.lock().await;
-            ask(&question).await.unwrap_or(Answer::No)
-        })
-    }))
+    Some(Arc::new(|question| Box::pin(async move { ask(&question).await.unwrap_or(Answer::No) })))
 }
 
 /// Shows a question and reads its answer; the end of the input, or what cannot be read, is no.
 async fn ask(question: &Question) -> io::Result<Answer> {
+    // What was typed before the question was there is no answer to it.
+    tcflush(io::stdin(), QueueSelector::IFlush)?;
     loop {
         let _ = write!(io::stderr(), "{}", words(question));
-        if let Some(answer) = answer(&line().await?, question.always.is_some()) {
+        if let Some(answer) = answer(&line().await?, question.command.is_some()) {
             return Ok(answer);
         }
     }
@@ -50,9 +44,9 @@ fn words(question: &Question) -> String {
     };
     // A line of the command must not look like one of ours.
     let what = clean(what).replace('\n', "\n  | ");
-    let always = match &question.always {
-        Some(rule) => format!(", a = always `{}` in this run", clean(&rule.to_string())),
-        None => String::new(),
+    let always = match &question.command {
+        Some(_) => ", a = always this very command in this run",
+        None => "",
     };
     let (class, reason) = (question.class, clean(&question.reason));
     format!("vtcode: may this run? ({class}: {reason})\n  | {what}\n  y = once{always}, n = no: ")
@@ -90,7 +84,7 @@ async fn line() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vtcode_core::safety::policy::{Class, rule_for};
+    use vtcode_core::safety::policy::Class;
 
     fn question(command: &str) -> Question {
         Question {
@@ -99,7 +93,6 @@ mod tests {
             class: Class::Unproven,
             rule: "unproven".to_owned(),
             reason: "why".to_owned(),
-            always: rule_for(command),
         }
     }
 

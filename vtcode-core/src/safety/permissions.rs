@@ -10,12 +10,15 @@
 //! unproven as a command of which nothing is known.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tokio::sync::Semaphore;
+
 use crate::config::safety::{Approval, SafetySettings, SandboxMode};
-use crate::safety::policy::{self, Class, Judgement, Policy, Rule, RuleError, Verdict};
+use crate::safety::policy::{Class, Judgement, Policy, RuleError, Verdict};
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::tool::{Effect, ToolError};
 
@@ -32,7 +35,9 @@ pub struct Permissions {
     workspace: OnceLock<Option<Arc<Workspace>>>,
     approver: Option<Approver>,
     /// What was allowed for the rest of this run.
-    granted: Mutex<Vec<Rule>>,
+    granted: Mutex<HashSet<String>>,
+    /// One question at a time: the answer to the one before may be the answer to this.
+    asking: Semaphore,
 }
 
 /// Answers questions. It is called for one question at a time per conflicting call, before the
@@ -53,8 +58,6 @@ pub struct Question {
     pub rule: String,
     /// Why, in words.
     pub reason: String,
-    /// What "always" would allow: the beginning of a command. None where that would say nothing.
-    pub always: Option<Rule>,
 }
 
 /// What somebody says to a question.
@@ -62,7 +65,8 @@ pub struct Question {
 pub enum Answer {
     /// This call may run.
     Once,
-    /// So may all of this run that begin alike.
+    /// So may the very same command for the rest of this run. Not one that begins alike: what
+    /// follows may be the harm (`git push` and `git push --force`).
     Always,
     /// It may not.
     No,
@@ -96,6 +100,7 @@ impl Permissions {
             workspace: OnceLock::from(Some(workspace)),
             approver: None,
             granted: Mutex::default(),
+            asking: Semaphore::new(1),
         })
     }
 
@@ -158,9 +163,13 @@ impl Permissions {
             (Verdict::Ask, _) if self.approver.is_none() => {
                 Err(refused("needs the user's permission, and there is nobody to ask"))
             }
+            (Verdict::Ask, _)
+                if asked.command.as_ref().is_some_and(|c| self.granted().contains(&**c)) =>
+            {
+                Ok(Decision::Run)
+            }
             (Verdict::Ask, _) => Ok(Decision::Ask(Box::new(Question {
                 tool: asked.tool.to_owned(),
-                always: asked.command.as_deref().and_then(policy::rule_for),
                 command: asked.command.as_deref().map(str::to_owned),
                 class: judgement.class,
                 rule: judgement.rule,
@@ -171,16 +180,16 @@ impl Permissions {
 
     /// Asks, unless an answer to an earlier question says enough by now.
     pub(crate) async fn ask(&self, question: Question) -> Result<(), ToolError> {
-        if let Some(command) = &question.command
-            && self.judge(command).verdict == Verdict::Allow
-        {
+        let Some(approver) = &self.approver else { return Err(declined(&question)) };
+        // It is never closed.
+        let _turn = self.asking.acquire().await;
+        if question.command.as_ref().is_some_and(|command| self.granted().contains(command)) {
             return Ok(());
         }
-        let Some(approver) = &self.approver else { return Err(declined(&question)) };
         match approver(question.clone()).await {
             Answer::Once => Ok(()),
             Answer::Always => {
-                self.granted().extend(question.always);
+                self.granted().extend(question.command);
                 Ok(())
             }
             Answer::No => Err(declined(&question)),
@@ -188,10 +197,9 @@ impl Permissions {
     }
 
     fn judge(&self, command: &str) -> Judgement {
-        let granted = self.granted().clone();
         let workspace = self.workspace();
         let root = workspace.map_or(Path::new("/"), |workspace| workspace.root());
-        self.policy.judge_with(command, root, &granted)
+        self.policy.judge(command, root)
     }
 
     /// Returns whether the sandbox keeps what a command may do where it belongs. A command of
@@ -235,7 +243,7 @@ impl Permissions {
         self.workspace.get_or_init(here).as_ref()
     }
 
-    fn granted(&self) -> std::sync::MutexGuard<'_, Vec<Rule>> {
+    fn granted(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         // A list of rules is whole after any panic.
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -254,6 +262,7 @@ impl Default for Permissions {
             workspace: OnceLock::new(),
             approver: None,
             granted: Mutex::default(),
+            asking: Semaphore::new(1),
         }
     }
 }

@@ -137,11 +137,6 @@ impl Policy {
 
     /// Judges `command`, run by bash in the folder `cwd`.
     pub fn judge(&self, command: &str, cwd: &Path) -> Judgement {
-        self.judge_with(command, cwd, &[])
-    }
-
-    /// Judges as [`Self::judge`] does, with further rules that allow.
-    pub fn judge_with(&self, command: &str, cwd: &Path, granted: &[Rule]) -> Judgement {
         let tree = grammar::parse(command);
         let line = tree.as_ref().and_then(|tree| CommandLine::read(command, tree));
         let effect = line.as_ref().map_or_else(Effect::opaque, |line| effect_of(line, cwd));
@@ -192,7 +187,7 @@ impl Policy {
         if proven {
             return judged(Verdict::Allow, class, "read-only".into(), "it only reads".into());
         }
-        let allowing: Vec<&Rule> = self.rules.allow.iter().chain(granted).collect();
+        let allowing: Vec<&Rule> = self.rules.allow.iter().collect();
         if let Some(rule) = line.as_ref().and_then(|line| allowed(line, cwd, &allowing)) {
             let reason = format!("the user's rule `{rule}` allows it");
             return judged(Verdict::Allow, class, format!("permissions.allow: {rule}"), reason);
@@ -205,26 +200,6 @@ impl Policy {
             None => judged(Verdict::Ask, class, "unproven".into(), UNPROVEN.into()),
         }
     }
-}
-
-/// Returns the rule that whoever says "always" to a command gives: its program and subcommand
-/// where that says enough, else the whole of it. None when it is not one simple command.
-pub fn rule_for(command: &str) -> Option<Rule> {
-    let tree = grammar::parse(command)?;
-    let line = CommandLine::read(command, &tree)?;
-    let [only] = &*line.commands else { return None };
-    if !only.redirects.iter().all(table::harmless) || only.words.iter().any(|w| w.glob || w.tilde) {
-        return None;
-    }
-    let words: Vec<String> = only.words.iter().map(|word| word.text.clone()).collect();
-    let found = survey::Found::of(&words);
-    let plain = harm::of_command(&found, Path::new("/")).iter().all(|harm| harm.network);
-    let subcommand = words.get(1).is_some_and(|word| {
-        !word.starts_with('-')
-            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_:".contains(&b))
-    });
-    let short = plain && subcommand && survey::runs(&found) == Runs::Nothing;
-    Some(Rule::of(if short { words[..2].to_vec() } else { words }))
 }
 
 /// Returns what `command`, run by bash in the folder `cwd`, does.

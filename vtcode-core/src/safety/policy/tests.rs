@@ -158,32 +158,6 @@ fn a_rule_that_is_no_simple_command_is_an_error_that_names_it() {
 }
 
 #[test]
-fn always_allows_what_begins_alike_and_no_more() {
-    let always = |command: &str| rule_for(command).map(|rule| rule.to_string());
-    assert_eq!(always("cargo test --all").as_deref(), Some("cargo test"));
-    assert_eq!(always("curl https://x").as_deref(), Some("curl https://x"));
-    assert_eq!(always("git push origin main").as_deref(), Some("git push"));
-    assert_eq!(always("git reset --hard").as_deref(), Some("git reset --hard"));
-    assert_eq!(always("rm -r src").as_deref(), Some("rm -r src"));
-    assert_eq!(always("make").as_deref(), Some("make"));
-    assert_eq!(always("timeout 5 make").as_deref(), Some("timeout 5 make"));
-    assert_eq!(always("python3 -c 'x'").as_deref(), Some("python3 -c x"));
-    for none in ["a; b", "a > b", "a $x", "a *", "(a)", ""] {
-        assert_eq!(always(none), None, "{none}");
-    }
-    for command in known_commands() {
-        let Some(rule) = rule_for(&command) else { continue };
-        let judged = Policy::default().judge_with(&command, Path::new(CWD), &[rule]);
-        let refused = judge(&command).verdict == Verdict::Deny;
-        assert_eq!(
-            judged.verdict,
-            if refused { Verdict::Deny } else { Verdict::Allow },
-            "{command}"
-        );
-    }
-}
-
-#[test]
 fn a_line_made_to_be_slow_is_given_up_the_same_way_on_every_machine() {
     for part in
         ["ls && ", "(", "$(", "\"$(", "{ ", "<(", "a=(", "if ", "case ", "f() { ", "[ ", "<<E "]

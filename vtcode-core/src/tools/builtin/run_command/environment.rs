@@ -21,6 +21,10 @@ const PLAIN: [(&str, &str); 7] = [
 /// makes `cd` print, and go where its argument does not say.
 const UNWANTED: [&str; 4] = ["FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM", "CDPATH"];
 
+/// What git is told beyond its files: a folder that poses as a repository, and a program that a
+/// repository names for watching its files, are for strangers to choose.
+const GIT: [(&str, &str); 2] = [("safe.bareRepository", "explicit"), ("core.fsmonitor", "false")];
+
 /// The names of secrets, alone or after an underscore.
 const SECRETS: [&str; 9] = [
     "API_KEY",
@@ -62,6 +66,14 @@ pub(super) fn plain(mut env: Vec<(OsString, OsString)>) -> Vec<(OsString, OsStri
     env.retain(|(name, _)| !UNWANTED.iter().any(|unwanted| name == unwanted));
     // A later entry wins over an earlier one of the same name.
     env.extend(PLAIN.map(|(name, value)| (name.into(), value.into())));
+    // Behind what the user tells git in the same way.
+    let count = env.iter().rev().find(|(name, _)| name == "GIT_CONFIG_COUNT");
+    let count = count.and_then(|(_, count)| count.to_str()?.parse::<usize>().ok()).unwrap_or(0);
+    for (number, (key, value)) in (count..).zip(GIT) {
+        env.push((format!("GIT_CONFIG_KEY_{number}").into(), key.into()));
+        env.push((format!("GIT_CONFIG_VALUE_{number}").into(), value.into()));
+    }
+    env.push(("GIT_CONFIG_COUNT".into(), (count + GIT.len()).to_string().into()));
     env
 }
 
@@ -118,6 +130,19 @@ mod tests {
         use std::os::unix::ffi::OsStringExt;
         let name = OsString::from_vec(b"\xff_TOKEN".to_vec());
         assert!(without_secrets([(name, "x".into())]).is_empty());
+    }
+
+    #[test]
+    fn what_git_is_told_comes_behind_what_the_user_tells_it() {
+        let last = |env: &[(OsString, OsString)], name: &str| {
+            let found = env.iter().rev().find(|(known, _)| known == name);
+            found.map(|(_, value)| value.to_str().unwrap().to_owned())
+        };
+        let told = plain(vec![("GIT_CONFIG_COUNT".into(), "1".into())]);
+        assert_eq!(last(&told, "GIT_CONFIG_COUNT").as_deref(), Some("3"));
+        assert_eq!(last(&told, "GIT_CONFIG_KEY_1").as_deref(), Some("safe.bareRepository"));
+        assert_eq!(last(&told, "GIT_CONFIG_KEY_2").as_deref(), Some("core.fsmonitor"));
+        assert_eq!(last(&plain(Vec::new()), "GIT_CONFIG_COUNT").as_deref(), Some("2"));
     }
 
     #[test]
