@@ -86,7 +86,7 @@ mod linux {
     }
 
     pub(super) fn main() {
-        let held = std::env::args().filter_map(|arg| arg.parse::<usize>().ok()).next();
+        let held = std::env::args().find_map(|arg| arg.parse::<usize>().ok());
         let ballast = vec![1u8; held.unwrap_or_default() << 20];
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime can be made").block_on(measure());
