@@ -177,11 +177,12 @@ impl Sandbox {
     /// Returns what commands may do, for a model whose command failed as it does when refused; none
     /// when nothing is held back.
     pub fn hint(&self, output: &str) -> Option<&'static str> {
-        const SIGNS: [&str; 6] = [
+        const SIGNS: [&str; 7] = [
             "Permission denied",
             "Operation not permitted",
             "Read-only file system",
             "Device or resource busy",
+            "could not lock config file",
             "Network is unreachable",
             "resolve host",
         ];
@@ -194,7 +195,9 @@ impl Sandbox {
             }
             _ => {
                 "[this may be the sandbox: commands write only in the workspace and below $TMPDIR, \
-                 not git's hooks and configuration, and reach no network unless it was allowed]"
+                 not git's hooks and configuration (no `git config`, `git remote add` or `git push -u` \
+                 here: name the remote and the branch, or give `git -c KEY=VALUE`), and reach no \
+                 network unless it was allowed]"
             }
         })
     }

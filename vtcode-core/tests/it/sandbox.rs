@@ -351,3 +351,63 @@ async fn in_read_only_mode_the_workspace_is_not_written() {
         assert!(text.contains("[this may be the sandbox: "), "{text}");
     }
 }
+
+#[tokio::test]
+async fn git_is_not_led_to_another_configuration_and_a_link_to_hooks_stays() {
+    let script = "echo ran; mkdir -p evil/hooks; echo evil > evil/config
+                  echo ../evil > .git/commondir; echo evil > .git/config.worktree; true";
+    let prepare = |room: &Room| {
+        fs::create_dir_all(room.path("work/.git")).unwrap();
+        fs::create_dir_all(room.path("work/shared")).unwrap();
+        fs::write(room.path("work/.git/config"), "mine").unwrap();
+        std::os::unix::fs::symlink("../shared", room.path("work/.git/hooks")).unwrap();
+    };
+    for kind in CONFINED {
+        let Some(room) = room(kind) else { continue };
+        prepare(&room);
+        assert!(!room.call("true", LONG).await.text.contains("undone"), "the user's link is his");
+        let text = room.script(script).await;
+        assert!(text.starts_with("ran\n") && text.contains(".git/commondir"), "{text}");
+        for file in ["commondir", "config.worktree"] {
+            assert!(!room.path("work/.git").join(file).exists(), "{file} {text}");
+        }
+        let link = fs::read_link(room.path("work/.git/hooks")).unwrap();
+        assert_eq!(link, Path::new("../shared"), "{text}");
+        let text = room.script("ln -sfn ../evil .git/hooks; echo ran").await;
+        assert!(text.starts_with("ran\n"), "{text}");
+        let link = fs::read_link(room.path("work/.git/hooks")).unwrap();
+        assert_eq!(link, Path::new("../shared"), "{kind:?} {text}");
+    }
+    let room = room(Kind::Off).unwrap();
+    prepare(&room);
+    room.script(script).await;
+    assert!(room.path("work/.git/commondir").exists());
+}
+
+#[tokio::test]
+async fn the_agents_limits_cannot_be_changed() {
+    let script = format!(
+        "echo ran; python3 -c 'import resource as r; r.prlimit({}, r.RLIMIT_CORE, (0, 0))' \
+         && echo CHANGED; ulimit -n >/dev/null && echo own",
+        std::process::id()
+    );
+    confined(&script, |_, text| {
+        assert!(text.starts_with("ran\n") && text.contains("own\n"), "{text}");
+        assert!(!text.contains("CHANGED"), "{text}");
+    })
+    .await;
+    // Its own core limit: nothing depends on it.
+    loose(&script, |_, text| assert!(text.contains("CHANGED"), "{text}")).await;
+}
+
+#[tokio::test]
+async fn a_refused_change_of_gits_configuration_says_what_to_do_instead() {
+    for kind in CONFINED {
+        let Some(room) = room(kind) else { continue };
+        room.call("git init -q .", LONG).await;
+        let text = room.call("git remote add origin x || exit 1", LONG).await.text;
+        // Without a mount it is done, and undone.
+        let told = text.contains("git -c KEY=VALUE") || text.contains("[undone, ");
+        assert!(told, "{kind:?} {text}");
+    }
+}

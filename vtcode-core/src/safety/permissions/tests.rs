@@ -174,7 +174,7 @@ async fn always_is_asked_once() {
     let (approver, count) = answering(Answer::Always);
     let untrusted = settings(Approval::Untrusted, SandboxMode::WorkspaceWrite, false);
     let permissions = place.with(&untrusted).with_approver(approver);
-    for command in ["cargo test", "cargo test --all", "cargo build"] {
+    for command in ["cargo test", "cargo test", "cargo test --all"] {
         let decided = permissions.decide(&asked(&Effect::opaque(), Some(command))).unwrap();
         if let Decision::Ask(question) = decided {
             permissions.ask(*question).await.unwrap();

@@ -153,6 +153,14 @@ impl Program {
             refuse(libc::EPERM),
             allow(),
         ]);
+        // The agent's limits: without a process namespace a command could end it by them.
+        program.extend([
+            call_is_or_skip(libc::SYS_prlimit64, 4),
+            load(argument(0)),
+            jump(EQUAL, 0, 1, 0),
+            refuse(libc::EPERM),
+            allow(),
+        ]);
         let count = families.len() as u8;
         program.extend([call_is_or_skip(libc::SYS_socket, count + 2), load(argument(0))]);
         for (n, family) in (0..).zip(families) {
@@ -233,6 +241,8 @@ mod tests {
         assert_eq!(ask(libc::SYS_clone, [libc::SIGCHLD.cast_unsigned(), 0]), 0);
         assert_eq!(ask(libc::SYS_clone, [libc::CLONE_NEWUSER.cast_unsigned(), 0]), eperm);
         assert_eq!(ask(libc::SYS_ioctl, [0, libc::TIOCGWINSZ as u32]), 0);
+        assert_eq!(ask(libc::SYS_prlimit64, [0, 7]), 0);
+        assert_eq!(ask(libc::SYS_prlimit64, [4711, 7]), eperm);
         for input in TERMINAL_INPUT {
             assert_eq!(ask(libc::SYS_ioctl, [0, input]), eperm);
         }

@@ -17,6 +17,10 @@ use rustix::fs::{Mode, OFlags};
 /// A larger file is not kept, and so not restored.
 const KEPT_BYTES: u64 = 1 << 20;
 
+/// What git obeys in its folder besides the hooks. `commondir` names another folder whose
+/// configuration and hooks count instead.
+const OBEYED: &[&str] = &["config", "config.worktree", "commondir"];
+
 /// What a configuration may hold that a command made together with its repository.
 const HARMLESS: &[&str] = &[
     "core.repositoryformatversion",
@@ -58,8 +62,12 @@ struct Before {
 struct Git {
     /// Which folder it was, or none: a file that names the folder.
     folder: Option<(u64, u64)>,
-    /// The file, or the folder's configuration.
-    config: Kept,
+    /// The file that names the folder.
+    file: Kept,
+    /// What git obeys in the folder, in the order of [`OBEYED`].
+    obeyed: Vec<Kept>,
+    /// The folder's own `hooks` when they are no folder: a link to the user's elsewhere.
+    hooks_link: Kept,
     hooks: BTreeMap<OsString, Kept>,
 }
 
@@ -67,13 +75,17 @@ struct Git {
 enum Kept {
     Missing,
     File(Vec<u8>, u32),
-    /// A link, a folder, or too large to keep.
+    Link(PathBuf),
+    /// A folder, or too large to keep.
     Other,
 }
 
 impl Kept {
     fn of(path: &Path) -> Self {
         let Ok(data) = path.symlink_metadata() else { return Self::Missing };
+        if data.is_symlink() {
+            return fs::read_link(path).map_or(Self::Other, Self::Link);
+        }
         if !data.is_file() || data.len() > KEPT_BYTES {
             return Self::Other;
         }
@@ -92,6 +104,9 @@ impl Kept {
             return false;
         }
         clear(path);
+        if let Self::Link(target) = self {
+            return std::os::unix::fs::symlink(target, path).is_ok();
+        }
         if let Self::File(bytes, mode) = self {
             let put = || {
                 let mut file = fs::OpenOptions::new().write(true).create_new(true).open(path)?;
@@ -161,15 +176,34 @@ impl Git {
         let Some(held) = Held::open(&path) else {
             return match Kept::of(&path) {
                 Kept::Missing => None,
-                config => Some(Self { folder: None, config, hooks: BTreeMap::new() }),
+                file => Some(Self { file, ..Self::none() }),
             };
         };
         let hooks = Held::open(&held.path("hooks")).map(|hooks| {
             let names = hooks.names().into_iter();
             names.map(|name| (name.clone(), Kept::of(&hooks.path("").join(name)))).collect()
         });
-        let config = Kept::of(&held.path("config"));
-        Some(Self { folder: held.id(), config, hooks: hooks.unwrap_or_default() })
+        let hooks_link = match Kept::of(&held.path("hooks")) {
+            Kept::Other => Kept::Missing,
+            link => link,
+        };
+        Some(Self {
+            folder: held.id(),
+            file: Kept::Missing,
+            obeyed: OBEYED.iter().map(|name| Kept::of(&held.path(name))).collect(),
+            hooks_link,
+            hooks: hooks.unwrap_or_default(),
+        })
+    }
+
+    fn none() -> Self {
+        Self {
+            folder: None,
+            file: Kept::Missing,
+            obeyed: Vec::new(),
+            hooks_link: Kept::Missing,
+            hooks: BTreeMap::new(),
+        }
     }
 }
 
@@ -194,9 +228,11 @@ impl Before {
             }
             (Some(git), Some(held)) if git.folder.is_some() => {
                 let same = mounted && git.folder == held.id();
-                let safe = same && git.config != Kept::Missing;
-                if !safe && git.config.put_back(&held.path("config")) {
-                    told.push(".git/config".to_owned());
+                for (name, kept) in OBEYED.iter().zip(&git.obeyed) {
+                    let safe = same && *kept != Kept::Missing;
+                    if !safe && kept.put_back(&held.path(name)) {
+                        told.push(format!(".git/{name}"));
+                    }
                 }
                 git.undo_hooks(&held, same, &mut told);
             }
@@ -207,7 +243,7 @@ impl Before {
                 }
             }
             (Some(git), _) => {
-                if git.config.put_back(&path) {
+                if git.file.put_back(&path) {
                     told.push(".git".to_owned());
                 }
             }
@@ -222,6 +258,12 @@ impl Git {
             return;
         }
         let path = held.path("hooks");
+        if self.hooks_link != Kept::Missing {
+            if self.hooks_link.put_back(&path) {
+                told.push(".git/hooks".to_owned());
+            }
+            return;
+        }
         if path.symlink_metadata().is_err() {
             return;
         }
@@ -246,8 +288,12 @@ impl Git {
 }
 
 fn undo_in_new(held: &Held, told: &mut Vec<String>) {
-    let none = Git { folder: None, config: Kept::Missing, hooks: BTreeMap::new() };
-    none.undo_hooks(held, false, told);
+    Git::none().undo_hooks(held, false, told);
+    for name in OBEYED.iter().filter(|name| **name != "config") {
+        if Kept::Missing.put_back(&held.path(name)) {
+            told.push(format!(".git/{name}"));
+        }
+    }
     let path = held.path("config");
     match Kept::of(&path) {
         Kept::Missing => {}

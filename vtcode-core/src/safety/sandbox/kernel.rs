@@ -28,8 +28,9 @@ pub(super) struct Orders {
     pub(super) hidden: Vec<CString>,
     /// Mounts of the child's own, with the rights that it has there.
     pub(super) fresh: &'static [Fresh],
-    /// The most process ids of the call's own namespace, as text.
-    pub(super) pid_max: Vec<u8>,
+    /// The most process ids of the call's own namespace, as text; none where the kernel has but one
+    /// number for the whole machine, which root would change for everybody.
+    pub(super) pid_max: Option<Vec<u8>>,
     pub(super) processes: Option<u64>,
     pub(super) file_bytes: u64,
     pub(super) program: Option<Arc<Program>>,
@@ -374,7 +375,7 @@ impl Orders {
         // SAFETY: as above.
         let child = unsafe { fork() }?;
         if child != 0 {
-            supervise(control, child, Reach::Namespace, None);
+            supervise(control, child, Reach::Namespace, self.count);
         }
         self.confine()
     }
@@ -390,8 +391,10 @@ impl Orders {
         }
         if self.namespaces.is_some() {
             self.mount_all()?;
-            // Only newer kernels bound each namespace; the limit below holds on all.
-            let _ = write(c"/proc/sys/kernel/pid_max", &self.pid_max);
+            if let Some(pid_max) = &self.pid_max {
+                // Where it may not be written the limit below holds.
+                let _ = write(c"/proc/sys/kernel/pid_max", pid_max);
+            }
         }
         limit(libc::RLIMIT_CORE, 0)?;
         limit(libc::RLIMIT_FSIZE, self.file_bytes)?;

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
 use super::filter::Program;
 use super::grants::{Asker, DEVICE, Grant, READ, WRITE, grants, handled};
 use super::guarded::Guard;
@@ -72,23 +74,61 @@ pub(super) struct Confinement {
     tmp: Tmp,
 }
 
-/// The session's own temporary folder, removed with it.
+/// The session's own temporary folder, removed with it. It is locked while its session lives, so
+/// that what a killed one left can be told from the others and is removed by the next.
 #[derive(Debug)]
-struct Tmp(PathBuf);
+struct Tmp {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+/// How the names of temporary folders begin; the rest of each is as long as an id.
+const PREFIX: &str = "vtcode-";
+const ID: usize = 32;
 
 impl Tmp {
-    fn make() -> io::Result<Self> {
-        let dir = std::env::temp_dir().canonicalize()?;
-        let dir = dir.join(format!("vtcode-{}", uuid::Uuid::now_v7().simple()));
-        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        Ok(Self(dir))
+    fn make(place: &Path) -> io::Result<Self> {
+        let place = place.canonicalize()?;
+        Self::clean(&place);
+        loop {
+            let path = place.join(format!("{PREFIX}{}", uuid::Uuid::now_v7().simple()));
+            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+            // Another that starts may have taken it for a dead one's before it was locked.
+            if let Ok(lock) = Self::lock(&path)
+                && path.exists()
+            {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+
+    fn lock(path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        if rustix::fs::fstat(&fd)?.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(fd)
+    }
+
+    /// Removes the folders whose sessions are dead.
+    fn clean(place: &Path) {
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            let is_id = |id: &str| id.len() == ID && id.bytes().all(|b| b.is_ascii_hexdigit());
+            if id.is_some_and(is_id) && Self::lock(&entry.path()).is_ok() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 }
 
 impl Drop for Tmp {
     fn drop(&mut self) {
-        // What is left of it is the system's to clean, as with any temporary folder.
-        let _ = std::fs::remove_dir_all(&self.0);
+        // What cannot be removed now is tried again by the next session.
+        let _ = std::fs::remove_dir_all(&self.path);
     }
 }
 
@@ -103,14 +143,15 @@ impl Confinement {
             return Err(SandboxError::Unsupported { why: why.to_owned() });
         }
         let failed = |what| move |cause| SandboxError::Failed { what, cause };
-        let tmp = Tmp::make().map_err(failed("no temporary folder can be made"))?;
+        let tmp =
+            Tmp::make(&std::env::temp_dir()).map_err(failed("no temporary folder can be made"))?;
         let settings = plan.settings;
         let grants = grants(&Asker {
             settings,
             workspace: plan.workspace,
             private: &plan.private,
             env: plan.env,
-            tmp: &tmp.0,
+            tmp: &tmp.path,
             abi,
         });
         let namespaces = if wanted {
@@ -145,7 +186,7 @@ impl Confinement {
     }
 
     pub(super) fn tmp(&self) -> &Path {
-        &self.tmp.0
+        &self.tmp.path
     }
 
     pub(super) fn guard(&self) -> Guard {
@@ -157,17 +198,18 @@ impl Confinement {
         let (ours, theirs) = kernel::pair()?;
         let namespaces = self.namespaces.as_ref().ok().map(Arc::clone);
         let root = rustix::process::geteuid().is_root();
+        let counted = counts_each_namespace(rustix::system::uname().release().to_bytes());
         let orders = Orders {
             control: theirs,
             ruleset: Some(self.ruleset(namespaces.is_some())?),
             read_only: self.read_only(),
             hidden: self.hidden.clone(),
             fresh: FRESH,
-            pid_max: self.max_processes.max(LEAST_PIDS).to_string().into_bytes(),
+            pid_max: counted.then(|| self.max_processes.max(LEAST_PIDS).to_string().into_bytes()),
             processes: self.processes(namespaces.is_some()),
             file_bytes: self.max_file_bytes,
             program: Some(Arc::clone(&self.program)),
-            count: (namespaces.is_none() && root)
+            count: (root && !(counted && namespaces.is_some()))
                 .then(|| i16::try_from(self.max_processes).unwrap_or(i16::MAX)),
             namespaces,
         };
@@ -202,7 +244,8 @@ impl Confinement {
     /// Returns what of the writable folders is read-only and there.
     fn read_only(&self) -> Vec<CString> {
         let paths = self.roots.iter().flat_map(|root| {
-            [".git/hooks", ".git/config", "vtcode.toml"].map(|name| root.join(name))
+            [".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir", "vtcode.toml"]
+                .map(|name| root.join(name))
         });
         // A link is left alone: it could lead anywhere by the time it is mounted.
         let there = paths.filter(|path| path.symlink_metadata().is_ok_and(|m| !m.is_symlink()));
@@ -297,6 +340,16 @@ fn hidden(plan: &SandboxPlan<'_>) -> Vec<CString> {
     if usable { text(run).into_iter().collect() } else { Vec::new() }
 }
 
+/// Returns whether a kernel of this release bounds the process ids of each namespace (6.14).
+/// Before, the same file bounds those of the machine, and root may write it from any namespace.
+fn counts_each_namespace(release: &[u8]) -> bool {
+    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map(|digits| {
+        std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u32>().ok())
+    });
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    version.is_some_and(|version| version >= (6, 14))
+}
+
 /// Returns a path as the system takes it; none when no path can be so.
 fn text(path: &Path) -> Option<CString> {
     CString::new(path.as_os_str().as_bytes()).ok()
@@ -346,5 +399,33 @@ impl AsFd for Leash {
 impl AsRawFd for Leash {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.control.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_own_bound_of_processes_is_never_written() {
+        for release in [&b"6.13.9"[..], b"5.14.0-611.el9.x86_64", b"6.8.0-60-generic", b"6", b""] {
+            assert!(!counts_each_namespace(release), "{}", release.escape_ascii());
+        }
+        for release in [&b"6.14.0"[..], b"6.14-rc1", b"6.18.44-fc-v657", b"7.0.1"] {
+            assert!(counts_each_namespace(release), "{}", release.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_removed_by_the_next_and_a_living_ones_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let living = Tmp::make(place.path()).unwrap();
+        let dead = place.path().join(format!("{PREFIX}{}", uuid::Uuid::now_v7().simple()));
+        std::fs::create_dir_all(dead.join("folder")).unwrap();
+        let others = place.path().join("vtcode-of-the-user");
+        std::fs::create_dir(&others).unwrap();
+        let next = Tmp::make(place.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(living.path.exists() && next.path.exists() && others.exists());
     }
 }

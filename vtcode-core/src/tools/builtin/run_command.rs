@@ -689,7 +689,8 @@ mod tests {
             16 * 1024,
         );
         let text = room.text("env | cut -d= -f1 | sort; echo $GREETING $PAGER $TERM").await;
-        let plain = "GH_PAGER\nGIT_OPTIONAL_LOCKS\nGIT_PAGER\nGIT_TERMINAL_PROMPT\nGREETING\n\
+        let plain = "GH_PAGER\nGIT_CONFIG_COUNT\nGIT_CONFIG_KEY_0\nGIT_CONFIG_KEY_1\n\
+                     GIT_CONFIG_VALUE_0\nGIT_CONFIG_VALUE_1\nGIT_OPTIONAL_LOCKS\nGIT_PAGER\nGIT_TERMINAL_PROMPT\nGREETING\n\
                      NO_COLOR\nPAGER\nPATH\nPWD\nSHLVL\nTERM\n_\nhi cat dumb\n[exit code 0]";
         assert_eq!(text, plain);
     }
