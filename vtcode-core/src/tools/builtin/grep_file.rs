@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::safety::workspace::{EntryKind, Folder, Version, Workspace, WorkspacePath};
 use crate::tools::builtin::blocking::{check, each_alone, go_on, one_batch, reading};
-use crate::tools::builtin::lines::plural;
+use crate::tools::builtin::lines::{self, plural};
 use crate::tools::builtin::walk::{self, Ignores};
 use crate::tools::builtin::{nearest, resolve_or_root, spec};
 use crate::tools::tool::{
@@ -740,7 +740,7 @@ impl Search {
         let mut text = format!("no matches in {}", plural(self.searched, "file"));
         let _ = write!(text, " under `{}`", path.display());
         if let Some(glob) = &args.glob {
-            let _ = write!(text, " that fit the glob `{glob}`");
+            let _ = write!(text, " that fit the glob `{}`", lines::cut(glob));
         }
         if self.binary > 0 {
             let _ = write!(text, "; {} skipped", plural(self.binary, "binary file"));

@@ -106,12 +106,13 @@ fn number(out: &mut String, lines: &[&str], range: Range<usize>) {
     }
 }
 
-/// Cuts a line that is too long to be shown.
+/// Cuts a line that is too long to be shown. Not every wire takes a NUL: it becomes a sign.
 pub(super) fn cut(line: &str) -> String {
-    match line.char_indices().nth(MAX_WIDTH) {
+    let shown = match line.char_indices().nth(MAX_WIDTH) {
         Some((at, _)) => format!("{}…", &line[..at]),
         None => line.to_owned(),
-    }
+    };
+    shown.replace('\0', "␀")
 }
 
 /// Names a range of lines.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::safety::workspace::{Version, WHOLE_BYTES, Workspace, WorkspacePath};
 use crate::tools::builtin::blocking::{each_alone, go_on, one_batch, reading};
-use crate::tools::builtin::lines::plural;
+use crate::tools::builtin::lines::{cut, plural};
 use crate::tools::builtin::{list_files, nearest, spec};
 use crate::tools::tool::{
     BatchFuture, CallContext, Detail, Effect, Tool, ToolError, ToolFuture, ToolOutput, ToolSpec,
@@ -261,8 +261,9 @@ fn read_all(
     let mut text = String::new();
     let (mut lines, mut failed) = (0, 0);
     for (range, answer) in ranges.iter().zip(answers) {
+        // What cannot be a path may be a whole text.
         let path =
-            workspace.resolve(&range.path).map_or_else(|_| range.path.clone(), |p| p.display());
+            workspace.resolve(&range.path).map_or_else(|_| cut(&range.path), |p| p.display());
         if !text.is_empty() && !text.ends_with('\n') {
             text.push('\n');
         }

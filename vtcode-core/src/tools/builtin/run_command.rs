@@ -217,7 +217,7 @@ impl RunCommand {
         if command.contains('\0') {
             return ToolError::BadArguments {
                 name: NAME.to_owned(),
-                problem: "the command holds a NUL byte".to_owned(),
+                problem: "`command` holds a NUL byte".to_owned(),
             };
         }
         if cause.kind() == std::io::ErrorKind::ArgumentListTooLong {

@@ -165,7 +165,7 @@ fn find_in_object(
             Some((_, nearest)) => format!("did you mean `{}`?", below(nearest)),
             None => format!("there are {}", quoted(fields.iter().map(|field| &field.name))),
         };
-        problems.push(format!("unknown field `{}`; {hint}", below(name)));
+        problems.push(format!("unknown field `{}`; {hint}", below(&shortened(name))));
     }
 }
 
@@ -190,6 +190,12 @@ fn shown(value: &Value) -> String {
         Value::String(_) => format!("the string {value}"),
         other => other.to_string(),
     };
+    shortened(&text)
+}
+
+/// Cuts what a model wrote to what it needs to know it again. Not every wire takes a NUL.
+fn shortened(text: &str) -> String {
+    let text = text.replace('\0', "␀");
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text,
@@ -253,6 +259,12 @@ mod tests {
             check(json!({"path": "a", "zzz": 1})),
             "unknown field `zzz`; there are `files`, `literal`, `mode`, `path`, `start`"
         );
+    }
+
+    #[test]
+    fn a_field_whose_name_is_a_text_is_not_repeated_whole() {
+        let told = check(json!({"path": "a", "\0é".repeat(50_000): 1}));
+        assert!(told.starts_with("unknown field `␀é") && told.len() < 500, "{told}");
     }
 
     #[test]

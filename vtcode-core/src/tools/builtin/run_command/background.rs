@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::group::{Group, REAP};
 use super::output::Output;
 use super::{DYING, End, Running, how_it_ended};
+use crate::tools::builtin::lines;
 use crate::tools::tool::{CallContext, Detail, ToolError, ToolOutput};
 
 /// How many may run at once.
@@ -119,7 +120,10 @@ impl Background {
             0 => "; none runs".to_owned(),
             _ => format!("; running: {}", running.join(", ")),
         };
-        Err(ToolError::Failed(format!("no background command `{id}`: {known}{running}")))
+        Err(ToolError::Failed(format!(
+            "no background command `{}`: {known}{running}",
+            lines::cut(id)
+        )))
     }
 
     /// Kills all that run, and waits until they are dead.
