@@ -2,6 +2,7 @@
 
 pub mod endpoint;
 pub mod env;
+pub mod files;
 pub mod layers;
 pub mod limits;
 pub mod safety;

@@ -141,7 +141,7 @@ async fn provider(settings: &Settings, env: &Env, offline: bool, findings: &mut 
             );
             return;
         }
-        Ok(_) => setup::endpoint(settings, env).await,
+        Ok(_) => discover::endpoint(settings, env).await.map_err(Into::into),
         Err(error) => Err(error.into()),
     };
     let endpoint = match endpoint {

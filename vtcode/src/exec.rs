@@ -15,6 +15,7 @@ use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
 use vtcode_core::core::performance_profiler::Profile;
+use vtcode_core::llm::discover;
 use vtcode_core::llm::message::Message;
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::safety::preimage::Preimages;
@@ -69,7 +70,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
                 args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
             check_output(&args.common)?;
             let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
-            let endpoint = setup::endpoint(&settings, &env).await?;
+            let endpoint = discover::endpoint(&settings, &env).await?;
             setup::note_price(&mut settings, &endpoint)?;
             let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
             drive(session, prompt, args.common, &env).await
@@ -247,7 +248,7 @@ async fn go_on(
             settings.model = Some(header.model.clone());
         }
     }
-    let endpoint = setup::endpoint(&settings, env).await?;
+    let endpoint = discover::endpoint(&settings, env).await?;
     setup::note_price(&mut settings, &endpoint)?;
     if replay.torn {
         note("the last record of this session was torn and is lost; what came before it is kept");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use vtcode_core::config::endpoint::{NoProvider, UnknownProvider};
-use vtcode_core::config::layers::ConfigError;
+use vtcode_core::config::files::SettingsError;
 use vtcode_core::core::journal::JournalError;
 use vtcode_core::core::optimized_agent::{End, FailureKind};
 use vtcode_core::llm::optimized_client::LlmError;
@@ -73,7 +73,7 @@ pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
     let session = error.downcast_ref::<JournalError>();
     let endpoint = error.downcast_ref::<LlmError>();
     let usage = error.is::<Usage>()
-        || error.is::<ConfigError>()
+        || error.is::<SettingsError>()
         || error.is::<RuleError>()
         // The only paths that are opened here are the folders that a run works in.
         || error.is::<WorkspaceError>()

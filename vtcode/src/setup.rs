@@ -7,13 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use vtcode_core::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
+use vtcode_core::config::endpoint::Endpoint;
 use vtcode_core::config::env::Env;
-use vtcode_core::config::layers::{Settings, Sources};
+use vtcode_core::config::files;
+use vtcode_core::config::layers::Settings;
 use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
-use vtcode_core::llm::{discover, prices};
+use vtcode_core::llm::prices;
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::policy::Policy;
 use vtcode_core::safety::sandbox::{self, SandboxPlan};
@@ -27,13 +28,8 @@ use crate::exit::Usage;
 
 /// Returns the settings for a workspace.
 pub(crate) fn settings(cwd: &Path, common: Option<&Common>, env: &Env) -> anyhow::Result<Settings> {
-    let user_file = env.config_dir().map(|dir| dir.join("vtcode.toml"));
-    let sources = Sources {
-        user_file: user_file.map(read_file).transpose()?.flatten(),
-        workspace_file: read_file(inside(cwd, "vtcode.toml")?)?,
-        command_line: common.map(command_line).unwrap_or_default(),
-    };
-    let mut settings = Settings::resolve(&sources, env)?;
+    let command_line = common.map(command_line).unwrap_or_default();
+    let mut settings = files::settings(cwd, command_line, env)?;
     settings.safety.unleashed = common.is_some_and(|common| common.yolo);
     // A rule that cannot be used is told at the start, whatever the run would have done.
     Policy::new(&settings.safety.permissions)?;
@@ -72,44 +68,6 @@ fn word(choice: &impl ValueEnum) -> String {
     value.get_name().to_owned()
 }
 
-/// Returns the path of a folder's own file. What an error quotes from it may be read by others,
-/// so a repository must not make it a link to a file of the user's.
-fn inside(folder: &Path, name: &str) -> Result<PathBuf, Usage> {
-    let path = folder.join(name);
-    match path.canonicalize() {
-        Ok(target) if !target.starts_with(folder) => {
-            Err(Usage(format!("cannot read `{}`: it is a link out of the folder", path.display())))
-        }
-        // One that is not there, or cannot be read, is told when it is read.
-        _ => Ok(path),
-    }
-}
-
-/// The longest configuration file that is read.
-const CONFIG_BYTES: u64 = 1 << 20;
-
-fn read_file(path: PathBuf) -> anyhow::Result<Option<(PathBuf, String)>> {
-    use std::io::Read as _;
-    let cannot = |why: &dyn std::fmt::Display| {
-        anyhow::Error::new(Usage(format!("cannot read `{}`: {why}", path.display())))
-    };
-    match std::fs::metadata(&path) {
-        // To open a pipe would wait for its writer.
-        Ok(data) if !data.is_file() => return Err(cannot(&"it is not a file")),
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(cannot(&e)),
-    }
-    let mut text = String::new();
-    let read = std::fs::File::open(&path)
-        .and_then(|file| file.take(CONFIG_BYTES + 1).read_to_string(&mut text));
-    read.map_err(|e| cannot(&e))?;
-    if text.len() as u64 > CONFIG_BYTES {
-        return Err(cannot(&"it is longer than 1 MiB"));
-    }
-    Ok(Some((path, text)))
-}
-
 /// Returns the folder to work in, canonical.
 pub(crate) fn folder(cd: Option<&Path>) -> anyhow::Result<PathBuf> {
     let folder = match cd {
@@ -120,19 +78,6 @@ pub(crate) fn folder(cd: Option<&Path>) -> anyhow::Result<PathBuf> {
         if dir.is_dir() { Ok(dir) } else { Err(io::Error::from(io::ErrorKind::NotADirectory)) }
     });
     usable.map_err(|e| Usage(format!("cannot work in `{}`: {e}", folder.display())).into())
-}
-
-/// Returns the endpoint that the settings choose, or a local server that answers.
-pub(crate) async fn endpoint(settings: &Settings, env: &Env) -> anyhow::Result<Endpoint> {
-    match endpoint::choose(settings, env)? {
-        Choice::Endpoint(endpoint) => Ok(endpoint),
-        Choice::Local { model } => {
-            let (base_url, first) =
-                discover::local_server(&discover::LOCAL_PORTS).await.ok_or(NoProvider::Nothing)?;
-            let model = model.unwrap_or(first);
-            Ok(Endpoint { wire: Wire::OpenAiChat, base_url, model, key: None })
-        }
-    }
 }
 
 /// Notes what the endpoint's tokens cost; a bound on costs that cannot be kept is an error.

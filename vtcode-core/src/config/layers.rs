@@ -28,6 +28,8 @@ pub struct Settings {
     pub safety: SafetySettings,
     /// What the user says that tokens cost.
     pub price: OwnPrice,
+    /// Requests a second; joined with the requests a minute.
+    rate_limit_rps: Option<f64>,
     off: Off,
     origins: BTreeMap<&'static str, Origin>,
 }
@@ -63,6 +65,7 @@ struct Off {
     batching: bool,
     caching: bool,
     optimized_loop: bool,
+    connection_pooling: bool,
 }
 
 impl Off {
@@ -81,6 +84,9 @@ impl Off {
         if self.optimized_loop {
             limits.agent.calls_started_mid_stream = 0;
             limits.tools.max_concurrent = 1;
+        }
+        if self.connection_pooling {
+            limits.client.idle_connections = 0;
         }
     }
 }
@@ -560,6 +566,59 @@ pub const KEYS: &[Key] = &[
         get: |s| unlimited(s.limits.client.rate.output_tokens_per_minute),
     },
     Key {
+        name: "client.temperature",
+        env: Some("VTCODE_TEMPERATURE"),
+        doc: "how freely the model chooses its words; 0: as little as it can. Not every model takes one",
+        workspace: true,
+        kind: Kind::Decimal(|s, v| s.limits.client.temperature = Some(v as f32)),
+        get: |s| {
+            s.limits
+                .client
+                .temperature
+                .map_or_else(|| "the provider's".to_owned(), |n| n.to_string())
+        },
+    },
+    Key {
+        name: "optimization.llm_client.connection_pool_size",
+        env: Some("VTCODE_CONNECTION_POOL_SIZE"),
+        doc: "connections to the provider that are kept while nothing goes over them",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 4096,
+            set: |s, v| s.limits.client.idle_connections = v as usize,
+        },
+        get: |s| s.limits.client.idle_connections.to_string(),
+    },
+    Key {
+        name: "optimization.llm_client.enable_connection_pooling",
+        env: Some("VTCODE_ENABLE_CONNECTION_POOLING"),
+        doc: "false: each request makes a connection of its own",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.off.connection_pooling = !on),
+        get: |s| (!s.off.connection_pooling).to_string(),
+    },
+    Key {
+        name: "optimization.llm_client.response_cache_size",
+        env: Some("VTCODE_RESPONSE_CACHE_SIZE"),
+        doc: "whole answers at temperature 0 that a program's client keeps for the very same request (`chat_optimized`); 0 keeps and shares none",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 65_536,
+            set: |s, v| s.limits.client.answers.entries = v as usize,
+        },
+        get: |s| s.limits.client.answers.entries.to_string(),
+    },
+    Key {
+        name: "optimization.llm_client.rate_limit_rps",
+        env: Some("VTCODE_RATE_LIMIT_RPS"),
+        doc: "requests a second, all sessions of this machine together; 0 sets no limit. The lower of this and `client.requests_per_minute` holds",
+        workspace: true,
+        kind: Kind::Decimal(|s, v| s.rate_limit_rps = Some(v)),
+        get: |s| s.rate_limit_rps.map_or_else(|| "unlimited".to_owned(), |n| n.to_string()),
+    },
+    Key {
         name: "optimization.tool_registry.max_concurrent_tools",
         env: Some("VTCODE_MAX_CONCURRENT_TOOLS"),
         doc: "tool calls that run at the same time",
@@ -677,6 +736,9 @@ impl Settings {
             settings.set(key, &Value::Text(value.clone()), Origin::CommandLine(option))?;
         }
         settings.off.join(&mut settings.limits);
+        if let Some(rps) = settings.rate_limit_rps {
+            settings.limits.client.rate.add_requests_per_second(rps);
+        }
         Ok(settings)
     }
 
@@ -870,6 +932,18 @@ mod tests {
         let serial = resolve("", "", &[("VTCODE_USE_OPTIMIZED_LOOP", "false")]).unwrap().limits;
         assert_eq!((serial.tools.max_concurrent, serial.tools.max_batch), (1, 1));
         assert_eq!(serial.agent.calls_started_mid_stream, 0);
+
+        let file = "client.requests_per_minute = 90\n[optimization.llm_client]\n\
+                    enable_connection_pooling = false\nconnection_pool_size = 9\n\
+                    response_cache_size = 7\nrate_limit_rps = 2.5";
+        let client = resolve(file, "", &[]).unwrap().limits.client;
+        assert_eq!((client.idle_connections, client.answers.entries), (0, 7));
+        assert_eq!(client.rate.requests_per_minute, Some(90));
+        let rps = |value| {
+            let limits = resolve("", "", &[("VTCODE_RATE_LIMIT_RPS", value)]).unwrap().limits;
+            limits.client.rate.requests_per_minute
+        };
+        assert_eq!([rps("2.5"), rps("0.001"), rps("0")], [Some(150), Some(1), None]);
 
         let seed = "[optimization.tool_registry]\nmax_concurrent_tools = 4\nhot_cache_size = 16\n\
                     use_optimized_registry = true\n[optimization.async_pipeline]\n\

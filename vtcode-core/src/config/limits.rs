@@ -101,6 +101,13 @@ pub struct ClientLimits {
     pub max_output_tokens: u32,
     /// How fast requests may go out.
     pub rate: RateLimits,
+    /// Connections to a server that are kept while nothing goes over them. 0: each request makes
+    /// its own.
+    pub idle_connections: usize,
+    /// How freely the model chooses its words, from 0; the provider's default if not set.
+    pub temperature: Option<f32>,
+    /// The whole answers at temperature 0 that are kept for the very same request.
+    pub answers: CacheLimits,
 }
 
 /// How fast requests of one account may go out, all sessions of the machine together. What is not
@@ -115,6 +122,18 @@ pub struct RateLimits {
     pub input_tokens_per_minute: Option<u64>,
     /// Output tokens a minute.
     pub output_tokens_per_minute: Option<u64>,
+}
+
+impl RateLimits {
+    /// Adds a limit in requests a second; the lower one holds, and 0 is none.
+    pub fn add_requests_per_second(&mut self, rps: f64) {
+        if rps > 0.0 {
+            let per_minute = Duration::try_from_secs_f64((rps * 60.0).ceil());
+            let per_minute = per_minute.map_or(u64::MAX, |number| number.as_secs()).max(1);
+            let other = self.requests_per_minute.unwrap_or(u64::MAX);
+            self.requests_per_minute = Some(per_minute.min(other));
+        }
+    }
 }
 
 impl Limits {
@@ -156,6 +175,13 @@ impl Limits {
                 backoff: Duration::from_millis(500),
                 max_output_tokens: 16_384,
                 rate: RateLimits::default(),
+                idle_connections: 16,
+                temperature: None,
+                answers: CacheLimits {
+                    entries: 64,
+                    bytes: 8 * 1024 * 1024,
+                    time_to_live: Duration::from_secs(3600),
+                },
             },
         }
     }
@@ -170,6 +196,8 @@ impl Limits {
         limits.tools.cache.entries = 0;
         limits.tools.share_reads = false;
         limits.tools.statistics = false;
+        limits.client.idle_connections = 0;
+        limits.client.answers.entries = 0;
         limits
     }
 }

@@ -22,6 +22,7 @@ use crate::llm::message::{
     Attempt, Delta, Message, Outcome, Part, Setup, ToolAnswer, ToolCall, Usage,
 };
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient, ResponseStream, StreamEvent};
+use crate::llm::provider::Provider;
 use crate::tools::async_pipeline::{
     AsyncToolPipeline, BeforeEffect, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
 };
@@ -90,6 +91,9 @@ pub enum EngineError {
     /// `start` was called before.
     #[error("the engine was started before")]
     StartedTwice,
+    /// The client is not ready.
+    #[error(transparent)]
+    Client(#[from] LlmError),
     /// `submit` came after `close_input`.
     #[error("the engine's input is closed")]
     InputClosed,
@@ -190,7 +194,7 @@ impl OptimizedAgentEngine {
     /// limit of the run is reached. Dropping the future ends everything it started.
     pub async fn start(&self) -> Result<AgentOutcome, EngineError> {
         let begin = lock(&self.begin).take().ok_or(EngineError::StartedTwice)?;
-        let mut run = Run::new(self, begin);
+        let mut run = Run::new(self, begin)?;
         let mut phase = Phase::Idle;
         while phase != Phase::Closed {
             let input = run.next_input(&phase).await;
@@ -238,6 +242,7 @@ impl Out {
 /// The driver: performs the actions of the state machine and turns what happens into its inputs.
 struct Run<'a> {
     engine: &'a OptimizedAgentEngine,
+    provider: &'static dyn Provider,
     out: Arc<Out>,
     prompts: mpsc::Receiver<String>,
     journal: Option<Journal>,
@@ -272,16 +277,18 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Self {
+    fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Result<Self, EngineError> {
         let Begin { prompts, journal, system, messages, sent } = begin;
+        let (endpoint, client) = (engine.client.endpoint()?, engine.client.limits()?);
         let setup = Setup {
-            model: engine.client.endpoint().model.clone(),
+            model: endpoint.model.clone(),
             system,
             tools: engine.pipeline.registry().specs(),
-            max_output_tokens: engine.client.limits().max_output_tokens,
+            max_output_tokens: client.max_output_tokens,
             session_id: engine.session_id.clone(),
+            temperature: client.temperature,
         };
-        let provider = engine.client.provider();
+        let provider = engine.client.provider()?;
         let mut conversation = Conversation::new(provider.head(&setup));
         for message in &messages {
             conversation.push(provider.segment(message));
@@ -289,8 +296,9 @@ impl<'a> Run<'a> {
         let repeats = Repeats::after(&messages, |name| is_repeatable(&engine.pipeline, name));
         let started = Instant::now();
         let stop_calls = CancellationToken::new();
-        Self {
+        Ok(Self {
             engine,
+            provider,
             out: Arc::new(Out { started, sinks: engine.sinks.clone() }),
             prompts,
             before_effect: journal.as_ref().map(|journal| before_effect(journal.syncer())),
@@ -298,7 +306,7 @@ impl<'a> Run<'a> {
             syncing: None,
             tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
             conversation,
-            place: engine.client.endpoint().to_string(),
+            place: endpoint.to_string(),
             prefixes: PrefixWatch::after(sent),
             budget: Budget::default(),
             repeats,
@@ -316,7 +324,7 @@ impl<'a> Run<'a> {
             end: None,
             total: Usage::default(),
             turns: 0,
-        }
+        })
     }
 
     /// Sleeps until something happens that the state machine must know.
@@ -368,7 +376,7 @@ impl<'a> Run<'a> {
                 if matches!(message, Message::Assistant { .. }) {
                     self.repeats.next_step();
                 }
-                let segment = self.engine.client.provider().segment(&message);
+                let segment = self.provider.segment(&message);
                 self.conversation.push(segment);
             }
             Action::Ask { turn } => {
@@ -425,8 +433,7 @@ impl<'a> Run<'a> {
     /// Renders the next request, once the one before is over.
     async fn next_body(&mut self) -> Vec<u8> {
         self.drain().await;
-        let provider = self.engine.client.provider();
-        provider.body(self.conversation.head(), self.conversation.segments())
+        self.provider.body(self.conversation.head(), self.conversation.segments())
     }
 
     /// Sends a request; returns the size of its body.

@@ -1,4 +1,4 @@
-//! Looks for a model server on this machine: ports in, the first base URL and model out.
+//! Finds the model: settings in, an endpoint out; ports in, the first base URL and model out.
 //! Asks all ports at once and for a moment only, as most users have none of them.
 //! Never looks beyond loopback and never sends a key.
 
@@ -9,6 +9,9 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::optimized_client::{http_client, root_cause};
+use crate::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
+use crate::config::env::Env;
+use crate::config::layers::Settings;
 
 /// Where Ollama, LM Studio and llama.cpp listen if nobody told them otherwise.
 pub const LOCAL_PORTS: [u16; 3] = [11434, 1234, 8080];
@@ -29,6 +32,18 @@ struct Model {
     id: String,
 }
 
+/// Returns the endpoint that the settings choose, or a local server that answers.
+pub async fn endpoint(settings: &Settings, env: &Env) -> Result<Endpoint, NoProvider> {
+    match endpoint::choose(settings, env)? {
+        Choice::Endpoint(endpoint) => Ok(endpoint),
+        Choice::Local { model } => {
+            let (base_url, first) = local_server(&LOCAL_PORTS).await.ok_or(NoProvider::Nothing)?;
+            let model = model.unwrap_or(first);
+            Ok(Endpoint { wire: Wire::OpenAiChat, base_url, model, key: None })
+        }
+    }
+}
+
 /// Returns base URL and model of the first of `ports` at which a server for Chat Completions
 /// answers on this machine. `ports` is usually [`LOCAL_PORTS`].
 pub async fn local_server(ports: &[u16]) -> Option<(String, String)> {
@@ -47,7 +62,7 @@ const REACH: Duration = Duration::from_secs(5);
 /// it is not.
 pub async fn reach(base_url: &str) -> Result<(), String> {
     let url = Url::parse(base_url).map_err(|e| e.to_string())?;
-    let http = http_client(&url, REACH).map_err(|e| e.to_string())?;
+    let http = http_client(&url, REACH, 0).map_err(|e| e.to_string())?;
     match tokio::time::timeout(REACH, http.get(url).send()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(root_cause(&error)),
@@ -57,7 +72,7 @@ pub async fn reach(base_url: &str) -> Result<(), String> {
 
 async fn first_model(base_url: &str) -> Option<String> {
     let url = Url::parse(&format!("{base_url}/models")).ok()?;
-    let http = http_client(&url, PATIENCE).ok()?;
+    let http = http_client(&url, PATIENCE, 0).ok()?;
     let mut response = http.get(url).send().await.ok()?.error_for_status().ok()?;
     let mut body = Vec::new();
     while let Some(bytes) = response.chunk().await.ok()? {

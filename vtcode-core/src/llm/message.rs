@@ -52,6 +52,19 @@ pub enum Part {
     ToolCall(ToolCall),
 }
 
+impl Part {
+    /// Returns about how many bytes it holds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text { text } => text.len(),
+            Self::Reasoning { text, signature, .. } => {
+                text.len() + signature.as_ref().map_or(0, String::len)
+            }
+            Self::ToolCall(call) => call.id.len() + call.name.len() + call.arguments.len(),
+        }
+    }
+}
+
 /// A tool call as the model wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCall {
@@ -231,6 +244,8 @@ pub struct Setup {
     pub max_output_tokens: u32,
     /// The session's id, by which a provider finds what it has cached; may be empty.
     pub session_id: String,
+    /// How freely the model chooses its words, from 0; the provider's default if not set.
+    pub temperature: Option<f32>,
 }
 
 /// A request of the library's user: some messages and an optional system prompt.
@@ -240,12 +255,16 @@ pub struct LLMRequest {
     pub system: String,
     /// The messages.
     pub messages: Vec<Message>,
+    /// How freely the model chooses its words, from 0; the client's if not set. At 0 a whole
+    /// answer is kept, and given again to the very same request.
+    pub temperature: Option<f32>,
 }
 
 impl LLMRequest {
     /// Returns a request that asks one question.
     pub fn from_prompt(text: impl Into<String>) -> Self {
-        Self { system: String::new(), messages: vec![Message::User { text: text.into() }] }
+        let messages = vec![Message::User { text: text.into() }];
+        Self { messages, ..Self::default() }
     }
 }
 

@@ -2,70 +2,63 @@
 //! Holds the clocks and the one retry budget of each request; both end it with an error that says
 //! what to do. Never retries once words or calls were given out, never shows a key, knows no tool.
 
+mod attempts;
 mod clocks;
 mod connect;
 mod error;
 mod ledger;
 mod rate;
 mod retry;
+mod start;
 #[cfg(test)]
 pub(in crate::llm) mod tests;
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::{
-    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
-};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::OnceCell;
 
 pub(in crate::llm) use self::connect::client as http_client;
 
 pub use self::clocks::Clock;
 pub use self::error::LlmError;
 pub use self::ledger::ClientMetrics;
+pub use self::start::StartError;
 
+use self::attempts::{Attempts, Refusal};
 use self::clocks::Clocks;
-use self::ledger::{Counters, Running};
-use self::rate::{Limiter, Reservation, Told};
-use self::retry::Budget;
+use self::ledger::Counters;
+use self::rate::Limiter;
+use self::start::Wanted;
 use crate::config::endpoint::Endpoint;
 use crate::config::limits::{ClientLimits, RateLimits};
+use crate::core::cache::{self, Cache, Flight};
 use crate::core::conversation::Conversation;
 use crate::llm::message::{
-    Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Outcome, Setup, Usage,
+    Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Part, Setup, Usage,
 };
-use crate::llm::provider::sse::{SseError, SseParser};
-use crate::llm::provider::{self, DecodeError, Decoder, Provider};
+use crate::llm::provider::{self, DecodeError, Provider};
 
-/// The most of an answer that is taken in. No model writes a tenth of it.
-const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
-
-/// How much of an error's body is read, how long for, and how much of it is shown.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
-const MAX_ERROR_WAIT: Duration = Duration::from_secs(2);
+/// How much of a server's words is shown.
 const MAX_ERROR_CHARS: usize = 1000;
 
 /// The shortest key that is kept from being shown.
 const MIN_SECRET_BYTES: usize = 8;
 
-/// What may follow a finished answer before its connection is given up instead of kept.
-const MAX_DRAIN_BYTES: usize = 64 * 1024;
-const MAX_DRAIN_WAIT: Duration = Duration::from_millis(50);
-
 /// A client for one endpoint. Clones share its connections.
 #[derive(Clone)]
 pub struct OptimizedLLMClient {
-    inner: Arc<Inner>,
+    /// What requests go through, once it is known where they go.
+    inner: Arc<OnceCell<Arc<Inner>>>,
+    /// What `start` lays over the settings that it finds.
+    wanted: Option<Wanted>,
 }
 
 struct Inner {
@@ -77,6 +70,8 @@ struct Inner {
     headers: HeaderMap,
     limiter: Option<Limiter>,
     counters: Counters,
+    /// Whole answers at temperature 0.
+    answers: Cache<LLMResponse>,
     /// True once it was said that the limits cannot be shared with other processes.
     unshared: AtomicBool,
 }
@@ -84,8 +79,8 @@ struct Inner {
 impl fmt::Debug for OptimizedLLMClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OptimizedLLMClient")
-            .field("endpoint", &self.inner.endpoint)
-            .field("limits", &self.inner.limits)
+            .field("endpoint", &self.endpoint().ok())
+            .field("limits", &self.limits().ok())
             .finish_non_exhaustive()
     }
 }
@@ -134,6 +129,97 @@ impl OptimizedLLMClient {
         limits: ClientLimits,
         folder: Option<&Path>,
     ) -> Result<Self, LlmError> {
+        let inner = Arc::new(Inner::new(endpoint, limits, folder)?);
+        Ok(Self { inner: Arc::new(OnceCell::new_with(Some(inner))), wanted: None })
+    }
+
+    fn inner(&self) -> Result<&Arc<Inner>, LlmError> {
+        self.inner.get().ok_or(LlmError::NotStarted)
+    }
+
+    /// Returns what all requests did so far.
+    #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
+    pub async fn get_metrics(&self) -> ClientMetrics {
+        self.inner.get().map(|inner| inner.counters.metrics()).unwrap_or_default()
+    }
+
+    /// Returns the translation between the conversation and the endpoint's wire format. An error,
+    /// like those below, says that the client has not started.
+    pub fn provider(&self) -> Result<&'static dyn Provider, LlmError> {
+        Ok(self.inner()?.provider)
+    }
+
+    /// Returns the endpoint.
+    pub fn endpoint(&self) -> Result<&Endpoint, LlmError> {
+        Ok(&self.inner()?.endpoint)
+    }
+
+    /// Returns what a request may use.
+    pub fn limits(&self) -> Result<&ClientLimits, LlmError> {
+        Ok(&self.inner()?.limits)
+    }
+
+    /// Sends a rendered request body. `tools` are the names that it offers. The total clock starts
+    /// here; nothing is sent before the stream is asked for its first event.
+    pub fn send(&self, body: impl Into<Bytes>, tools: &[String]) -> ResponseStream {
+        match self.inner() {
+            Ok(inner) => inner.send(body.into(), tools),
+            Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
+        }
+    }
+
+    /// Renders and sends a request without tools.
+    pub fn stream(&self, request: &LLMRequest) -> ResponseStream {
+        match self.inner() {
+            Ok(inner) => inner.send(inner.render(request), &[]),
+            Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
+        }
+    }
+
+    /// Sends a request and returns the whole answer. At temperature 0 the answer is kept: the very
+    /// same request gets it again, also while it is on its way, and used no tokens. At any other
+    /// temperature two requests are two answers.
+    pub async fn chat_optimized(&self, request: LLMRequest) -> Result<LLMResponse, LlmError> {
+        let inner = self.inner()?;
+        let body = inner.render(&request);
+        let temperature = request.temperature.or(inner.limits.temperature);
+        if inner.limits.answers.entries == 0 || temperature.is_none_or(|t| t > 0.0) {
+            return inner.collect(body).await;
+        }
+        // A client has one endpoint and one key: the body is all that tells requests apart.
+        let key = cache::key([body.as_ref()]);
+        loop {
+            match inner.answers.flight(key) {
+                Flight::Lead(lead) => {
+                    if let Some(kept) = inner.answers.get(&key) {
+                        inner.counters.kept();
+                        lead.land(kept.clone());
+                        return Ok(kept);
+                    }
+                    let answer = inner.collect(body).await?;
+                    let kept = LLMResponse { usage: Usage::default(), ..answer.clone() };
+                    let bytes = answer.parts.iter().map(Part::bytes).sum();
+                    inner.answers.insert(key, kept.clone(), bytes);
+                    lead.land(kept);
+                    return Ok(answer);
+                }
+                Flight::Follow(follow) => {
+                    if let Some(answer) = follow.landed().await {
+                        inner.counters.shared();
+                        return Ok(answer);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn new(
+        endpoint: Endpoint,
+        limits: ClientLimits,
+        rate_dir: Option<&Path>,
+    ) -> Result<Self, LlmError> {
         let provider = provider::for_wire(endpoint.wire);
         let unusable = |what: String| LlmError::Endpoint { what };
 
@@ -152,15 +238,16 @@ impl OptimizedLLMClient {
             headers.insert(HeaderName::from_static(name), value);
         }
 
-        let http = http_client(&url, limits.connect)
+        let http = http_client(&url, limits.connect, limits.idle_connections)
             .map_err(|error| unusable(format!("no HTTPS here: {}", root_cause(&error))))?;
         // A server of this machine has no limits but those that the user sets.
         let limited = !connect::is_local(&url) || limits.rate != RateLimits::default();
         let limiter = limited.then(|| {
             let account = [url.as_str().as_bytes(), key.unwrap_or_default().as_bytes()];
-            Limiter::new(limits.rate, folder, &account)
+            Limiter::new(limits.rate, rate_dir, &account)
         });
-        let inner = Inner {
+        Ok(Self {
+            answers: Cache::new(limits.answers),
             limiter,
             endpoint,
             limits,
@@ -170,58 +257,30 @@ impl OptimizedLLMClient {
             headers,
             counters: Counters::default(),
             unshared: AtomicBool::new(false),
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        })
     }
 
-    /// Returns what all requests did so far.
-    #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
-    pub async fn get_metrics(&self) -> ClientMetrics {
-        self.inner.counters.metrics()
-    }
-
-    /// Returns the translation between the conversation and the endpoint's wire format.
-    pub fn provider(&self) -> &'static dyn Provider {
-        self.inner.provider
-    }
-
-    /// Returns the endpoint.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.inner.endpoint
-    }
-
-    /// Returns what a request may use.
-    pub fn limits(&self) -> &ClientLimits {
-        &self.inner.limits
-    }
-
-    /// Sends a rendered request body. `tools` are the names that it offers. The total clock starts
-    /// here; nothing is sent before the stream is asked for its first event.
-    pub fn send(&self, body: impl Into<Bytes>, tools: &[String]) -> ResponseStream {
-        ResponseStream::new(Arc::clone(&self.inner), body.into(), tools.to_vec())
-    }
-
-    /// Renders and sends a request without tools.
-    pub fn stream(&self, request: &LLMRequest) -> ResponseStream {
-        let provider = self.inner.provider;
+    fn render(&self, request: &LLMRequest) -> Bytes {
+        let provider = self.provider;
         let mut conversation = Conversation::new(provider.head(&Setup {
-            model: self.inner.endpoint.model.clone(),
+            model: self.endpoint.model.clone(),
             system: request.system.clone(),
             tools: Vec::new(),
-            max_output_tokens: self.inner.limits.max_output_tokens,
+            max_output_tokens: self.limits.max_output_tokens,
             session_id: String::new(),
+            temperature: request.temperature.or(self.limits.temperature),
         }));
         for message in &request.messages {
             conversation.push(provider.segment(message));
         }
-        self.send(provider.body(conversation.head(), conversation.segments()), &[])
+        provider.body(conversation.head(), conversation.segments()).into()
     }
 
-    /// Sends a request and returns the whole answer.
-    pub async fn chat_optimized(&self, request: LLMRequest) -> Result<LLMResponse, LlmError> {
+    /// Sends a body and returns the whole answer.
+    async fn collect(self: &Arc<Self>, body: Bytes) -> Result<LLMResponse, LlmError> {
         let mut answer =
             LLMResponse { parts: Vec::new(), finish: FinishReason::Other, usage: Usage::default() };
-        let mut stream = self.stream(&request);
+        let mut stream = self.send(body, &[]);
         while let Some(event) = stream.next().await {
             match event? {
                 StreamEvent::Delta(Delta::Part(part)) => answer.parts.push(part),
@@ -232,9 +291,13 @@ impl OptimizedLLMClient {
         }
         Ok(answer)
     }
-}
 
-impl Inner {
+    fn send(self: &Arc<Self>, body: Bytes, tools: &[String]) -> ResponseStream {
+        self.counters.request();
+        let attempts = Attempts::new(Arc::clone(self), body, tools.to_vec());
+        ResponseStream { source: Source::Own(Box::new(attempts)) }
+    }
+
     /// Returns the URL as it may be shown: without what could be secret in it.
     fn shown_url(&self) -> String {
         let mut url = self.url.clone();
@@ -367,411 +430,35 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
 
 /// A streamed answer. Dropping it ends the request and closes its connection, unless the answer
 /// was read to its end.
+#[derive(Debug)]
 #[must_use = "nothing is sent before the first event is asked for"]
 pub struct ResponseStream {
-    client: Arc<Inner>,
-    body: Bytes,
-    tools: Vec<String>,
-    clocks: Clocks,
-    budget: Budget,
-    state: State,
-    /// What was decoded and not yet given out.
-    ready: VecDeque<StreamEvent>,
-    /// What comes after that.
-    failed: Option<LlmError>,
-    /// True once words or a call were decoded: another attempt would say them twice.
-    committed: bool,
-    /// The place that the attempt took in the rate limits.
-    reservation: Option<Reservation>,
-    running: Option<Running>,
+    source: Source,
 }
 
-type Reserving = Pin<Box<dyn Future<Output = (Reservation, std::io::Result<()>)> + Send>>;
-type Sending = Pin<Box<dyn Future<Output = reqwest::Result<reqwest::Response>> + Send>>;
-
-enum State {
-    /// Before an attempt.
-    Waiting {
-        until: Instant,
-    },
-    Reserving(Reserving),
-    /// Until the rate limits let the attempt go.
-    Limited {
-        until: Instant,
-    },
-    Sending(Sending),
-    Refused(Refusal),
-    Answering(Answer),
-    Draining {
-        response: reqwest::Response,
-        until: Instant,
-        left_bytes: usize,
-    },
-    Ended,
-}
-
-struct Refusal {
-    response: reqwest::Response,
-    status: reqwest::StatusCode,
-    retry_after: Option<Duration>,
-    location: Option<String>,
-    body: Vec<u8>,
-    until: Instant,
-}
-
-struct Answer {
-    response: reqwest::Response,
-    decoder: Box<dyn Decoder>,
-    framing: Framing,
-    taken_bytes: usize,
-}
-
-enum Framing {
-    Events(SseParser),
-    /// The server does not stream; all of its answer.
-    Whole(Vec<u8>),
-}
-
-impl fmt::Debug for ResponseStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseStream")
-            .field("attempt", &self.budget.attempt())
-            .field("committed", &self.committed)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for ResponseStream {
-    /// An answer that nobody waited for is paid for all the same.
-    fn drop(&mut self) {
-        self.attempt_ended(Outcome::Cancelled);
-    }
+#[derive(Debug)]
+enum Source {
+    /// A request of its own.
+    Own(Box<Attempts>),
+    /// No request can be made.
+    Failed(Option<LlmError>),
 }
 
 impl ResponseStream {
-    fn new(client: Arc<Inner>, body: Bytes, tools: Vec<String>) -> Self {
-        let clocks = Clocks::start(&client.limits);
-        let budget = Budget::new(&client.limits);
-        client.counters.request();
-        Self {
-            client,
-            body,
-            tools,
-            clocks,
-            budget,
-            state: State::Waiting { until: Instant::now() },
-            ready: VecDeque::new(),
-            failed: None,
-            committed: false,
-            reservation: None,
-            running: None,
+    /// Returns the next event; none after the answer or an error. Dropping the returned future
+    /// loses nothing. Ask until none comes: reading the last bytes is what keeps the connection.
+    pub async fn next(&mut self) -> Option<Result<StreamEvent, LlmError>> {
+        match &mut self.source {
+            Source::Own(attempts) => attempts.next().await,
+            Source::Failed(error) => error.take().map(Err),
         }
     }
 
     /// Ends the request before its answer did; returns what the attempt came to.
-    pub fn cancel(mut self) -> Option<Attempt> {
-        self.attempt_ended(Outcome::Cancelled)
-    }
-
-    /// Returns the next event; none after the answer or an error. Dropping the returned future
-    /// loses nothing. Ask until none comes: reading the last bytes is what keeps the connection.
-    pub async fn next(&mut self) -> Option<Result<StreamEvent, LlmError>> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(Ok(event));
-            }
-            if let Some(error) = self.failed.take() {
-                return Some(Err(error));
-            }
-            if matches!(self.state, State::Ended) {
-                return None;
-            }
-            self.advance().await;
+    pub fn cancel(self) -> Option<Attempt> {
+        match self.source {
+            Source::Own(attempts) => attempts.cancel(),
+            Source::Failed(_) => None,
         }
-    }
-
-    /// Takes one step. Awaits at most once, before anything changes, so that it can be dropped.
-    async fn advance(&mut self) {
-        let (deadline, clock) = self.clocks.deadline();
-        match &mut self.state {
-            State::Waiting { until } => {
-                // A timer that is due still waits for the next tick, up to a millisecond, and that
-                // before every request. bench: bench-agent, response end to next request
-                if *until > Instant::now() {
-                    sleep_until(*until).await;
-                }
-                match self.client.limiter.clone() {
-                    Some(limiter) => {
-                        let bytes = self.body.len();
-                        let reserving = async move { limiter.reserve(bytes).await };
-                        self.state = State::Reserving(Box::pin(reserving));
-                    }
-                    None => self.attempt(),
-                }
-            }
-            State::Reserving(reserving) => {
-                let (reservation, shared) = reserving.await;
-                self.reserved(reservation, shared);
-            }
-            State::Limited { until } => {
-                sleep_until(*until).await;
-                self.attempt();
-            }
-            State::Sending(sending) => match timeout_at(deadline, sending).await {
-                Ok(Ok(response)) => self.answered(response),
-                Ok(Err(error)) => self.fail(self.client.not_sent(&error, &self.clocks)),
-                Err(_) => self.fail(self.client.timed_out(clock, &self.clocks)),
-            },
-            State::Refused(refusal) => {
-                let until = deadline.min(refusal.until);
-                match timeout_at(until, refusal.response.chunk()).await {
-                    Ok(Ok(Some(bytes))) if refusal.body.len() < MAX_ERROR_BYTES => {
-                        let room = MAX_ERROR_BYTES - refusal.body.len();
-                        refusal.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                    }
-                    // The end, or as much of it as we are ready to wait for.
-                    _ => {
-                        let error = self.client.refused(refusal);
-                        self.fail(error);
-                    }
-                }
-            }
-            State::Answering(answer) => match timeout_at(deadline, answer.response.chunk()).await {
-                Ok(Ok(Some(bytes))) => self.take(&bytes),
-                Ok(Ok(None)) => self.end(None),
-                Ok(Err(error)) => {
-                    let (url, cause) = (self.client.shown_url(), root_cause(&error));
-                    self.end(Some(LlmError::Interrupted { url, cause }));
-                }
-                Err(_) => self.end(Some(self.client.timed_out(clock, &self.clocks))),
-            },
-            State::Draining { response, until, left_bytes } => {
-                match timeout_at(*until, response.chunk()).await {
-                    Ok(Ok(Some(bytes))) if bytes.len() < *left_bytes => *left_bytes -= bytes.len(),
-                    _ => self.state = State::Ended,
-                }
-            }
-            State::Ended => {}
-        }
-    }
-
-    /// Takes the place that the rate limits gave.
-    fn reserved(&mut self, reservation: Reservation, shared: std::io::Result<()>) {
-        if let Err(error) = shared
-            && !self.client.unshared.swap(true, Ordering::Relaxed)
-        {
-            self.ready.push_back(StreamEvent::Degraded {
-                what: format!("rate limits are not shared with other runs: {error}"),
-            });
-        }
-        let wait = reservation.wait;
-        if wait >= self.clocks.left() {
-            // Dropped, it gives its place back.
-            drop(reservation);
-            self.failed = Some(LlmError::RateLimited {
-                retry_after: Some(wait),
-                message: "its limits leave no room before that".to_owned(),
-            });
-            self.state = State::Ended;
-            return;
-        }
-        self.reservation = Some(reservation);
-        if wait.is_zero() {
-            self.attempt();
-            return;
-        }
-        self.client.counters.waits(wait);
-        self.ready.push_back(StreamEvent::Waiting { wait });
-        self.state = State::Limited { until: Instant::now() + wait };
-    }
-
-    fn attempt(&mut self) {
-        self.running = Some(Running::begin(self.budget.attempt()));
-        let client = &self.client;
-        self.clocks.attempt();
-        let request = client
-            .http
-            .post(client.url.clone())
-            .headers(client.headers.clone())
-            .body(self.body.clone());
-        self.state = State::Sending(Box::pin(request.send()));
-    }
-
-    fn answered(&mut self, response: reqwest::Response) {
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let status = response.status();
-        let now = SystemTime::now();
-        let told = Told::read(response.headers(), now);
-        if let Some(limiter) = &self.client.limiter {
-            limiter.told(told);
-        }
-        if !status.is_success() {
-            let retry_after =
-                header(RETRY_AFTER).and_then(|value| retry::retry_after(value, now)).or(told.reset);
-            let location = header(LOCATION).map(str::to_owned);
-            let until = Instant::now() + MAX_ERROR_WAIT;
-            let body = Vec::new();
-            self.state =
-                State::Refused(Refusal { response, status, retry_after, location, body, until });
-            return;
-        }
-        // None was asked for. A server that compresses all the same cannot be read.
-        if let Some(encoding) = header(CONTENT_ENCODING).filter(|name| *name != "identity") {
-            let what = format!("its answer is compressed with {}", self.client.shown(encoding));
-            let url = self.client.shown_url();
-            self.fail(LlmError::NotAModel { url, what });
-            return;
-        }
-        let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-        if content_type.starts_with("text/html") {
-            let url = self.client.shown_url();
-            self.fail(LlmError::NotAModel { url, what: "it sent an HTML page".to_owned() });
-            return;
-        }
-        // Others (none, plain text) are sent by servers that stream nonetheless.
-        let framing = if content_type.starts_with("application/json") {
-            Framing::Whole(Vec::new())
-        } else {
-            Framing::Events(SseParser::new())
-        };
-        let decoder = self.client.provider.decoder(&self.tools);
-        self.state = State::Answering(Answer { response, decoder, framing, taken_bytes: 0 });
-    }
-
-    /// Takes bytes of the answer.
-    fn take(&mut self, bytes: &[u8]) {
-        self.clocks.byte();
-        let State::Answering(answer) = &mut self.state else { return };
-        if answer.taken_bytes == 0 {
-            self.ready.push_back(StreamEvent::FirstByte);
-            if let Some(running) = &mut self.running {
-                running.first_byte();
-            }
-        }
-        answer.taken_bytes += bytes.len();
-        if answer.taken_bytes > MAX_ANSWER_BYTES {
-            self.fail(LlmError::TooLong { limit_bytes: MAX_ANSWER_BYTES });
-            return;
-        }
-        let mut deltas = Vec::new();
-        let result =
-            match &mut answer.framing {
-                Framing::Whole(body) => {
-                    body.extend_from_slice(bytes);
-                    Ok(())
-                }
-                Framing::Events(parser) => {
-                    let mut decoded = Ok(());
-                    let framed = parser.push(bytes, |event, data| {
-                        if decoded.is_ok() {
-                            decoded = answer.decoder.event(event, data, &mut deltas);
-                        }
-                    });
-                    decoded.map_err(|error| self.client.not_decoded(error)).and(framed.map_err(
-                        |SseError::TooLong { limit_bytes }| LlmError::TooLong { limit_bytes },
-                    ))
-                }
-            };
-        self.give(deltas);
-        if let Err(error) = result {
-            self.fail(error);
-        }
-    }
-
-    /// Takes the end of the answer, or what broke it. An answer that said it was finished is one,
-    /// even if the connection broke between that and its own end.
-    fn end(&mut self, broken: Option<LlmError>) {
-        let State::Answering(answer) = &mut self.state else { return };
-        let mut deltas = Vec::new();
-        let result = match &answer.framing {
-            Framing::Events(_) => answer
-                .decoder
-                .end(&mut deltas)
-                .map_err(|error| broken.unwrap_or_else(|| self.client.not_decoded(error))),
-            Framing::Whole(_) if broken.is_some() => Err(broken.expect("just seen")),
-            Framing::Whole(body) => match self.client.provider.error_message(body) {
-                Some(message) => {
-                    let (status, message) = (200, self.client.shown(&message));
-                    Err(LlmError::BadRequest { status, message })
-                }
-                None => answer
-                    .decoder
-                    .event("", &String::from_utf8_lossy(body), &mut deltas)
-                    .and_then(|()| answer.decoder.end(&mut deltas))
-                    .map_err(|_| LlmError::NotAModel {
-                        url: self.client.shown_url(),
-                        what: "it sent JSON that is no answer".to_owned(),
-                    }),
-            },
-        };
-        self.give(deltas);
-        match result {
-            Ok(()) => self.state = State::Ended,
-            Err(error) => self.fail(error),
-        }
-    }
-
-    fn give(&mut self, deltas: Vec<Delta>) {
-        let finished = deltas.iter().any(|delta| matches!(delta, Delta::Finish(_)));
-        for delta in deltas {
-            match (&delta, &mut self.running) {
-                (Delta::Usage(usage), Some(running)) => running.used(*usage),
-                _ => self.committed = true,
-            }
-            self.ready.push_back(StreamEvent::Delta(delta));
-        }
-        if finished {
-            let attempt = self.attempt_ended(Outcome::Done);
-            self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
-        }
-        if finished
-            && let State::Answering(answer) = std::mem::replace(&mut self.state, State::Ended)
-        {
-            self.state = State::Draining {
-                response: answer.response,
-                until: Instant::now() + MAX_DRAIN_WAIT,
-                left_bytes: MAX_DRAIN_BYTES,
-            };
-        }
-    }
-
-    /// Settles what the attempt took, and enters it into the ledger.
-    fn attempt_ended(&mut self, outcome: Outcome) -> Option<Attempt> {
-        let running = self.running.take()?;
-        if let Some(reservation) = self.reservation.take() {
-            match outcome {
-                Outcome::Unreachable => drop(reservation),
-                _ if running.usage() == Usage::default() && outcome != Outcome::Done => {
-                    reservation.failed();
-                }
-                _ => reservation.settle(running.usage()),
-            }
-        }
-        let attempt = running.end(outcome);
-        self.client.counters.attempt(&attempt);
-        Some(attempt)
-    }
-
-    /// Ends this attempt: with another one, or for good.
-    fn fail(&mut self, error: LlmError) {
-        let attempt = self.attempt_ended(Outcome::from(&error));
-        self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
-        if let (LlmError::RateLimited { retry_after, .. }, Some(limiter)) =
-            (&error, &self.client.limiter)
-        {
-            limiter.refused(*retry_after);
-        }
-        let wait = if self.committed { None } else { self.budget.next(&error, self.clocks.left()) };
-        let Some(wait) = wait else {
-            self.failed = Some(error);
-            self.state = State::Ended;
-            return;
-        };
-        self.ready.push_back(StreamEvent::Retry {
-            attempt: self.budget.attempt(),
-            wait,
-            cause: error.to_string(),
-        });
-        self.state = State::Waiting { until: Instant::now() + wait };
     }
 }

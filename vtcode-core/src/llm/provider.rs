@@ -217,6 +217,7 @@ mod tests {
             }],
             max_output_tokens: 99,
             session_id: "s1".to_owned(),
+            temperature: None,
         }
     }
 
@@ -370,6 +371,25 @@ mod tests {
                 ids.dedup();
                 assert_eq!(ids.len(), calls, "{wire} {events:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_temperature_is_sent_only_where_one_is_set() {
+        for wire in Wire::ALL {
+            let head = |temperature| {
+                let provider = for_wire(wire);
+                let head = provider.head(&Setup { temperature, ..setup() });
+                let body = provider.body(&head, &[]);
+                serde_json::from_slice::<serde_json::Value>(&body).expect("the body is JSON")
+            };
+            let (unset, set) = (head(None), head(Some(0.25)));
+            let of = |body: &serde_json::Value| match wire {
+                Wire::Gemini => body["generationConfig"]["temperature"].clone(),
+                _ => body["temperature"].clone(),
+            };
+            assert_eq!((of(&unset), of(&set)), (serde_json::Value::Null, 0.25.into()), "{wire}");
+            assert_eq!(unset.get("generationConfig"), None);
         }
     }
 

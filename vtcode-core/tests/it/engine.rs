@@ -70,6 +70,7 @@ async fn a_task_on_both_wires_reads_the_same() {
                 write("c.txt", "gamma\n").and(run("cat c.txt; exit 3")),
                 say("All three are there."),
             ];
+            let connections = if limits.client.idle_connections == 0 { 3 } else { 1 };
             let session = Session::new(wire, limits, replies).await;
             let outcome = session.run(&["look around"]).await;
             assert_eq!(outcome.end, done("All three are there."));
@@ -79,7 +80,7 @@ async fn a_task_on_both_wires_reads_the_same() {
             assert_eq!(outcome.changes, [change]);
             assert!(outcome.usage.input_tokens > 0 && outcome.usage.output_tokens > 0);
             transcripts.push(session.transcript());
-            assert_eq!(session.model.connections(), 1);
+            assert_eq!(session.model.connections(), connections);
         }
     }
     expected.assert_eq(&transcripts[0]);

@@ -247,6 +247,7 @@ impl Session {
             tools: self.registry().specs(),
             max_output_tokens: self.limits.client.max_output_tokens,
             session_id: ID.to_owned(),
+            temperature: None,
         });
         let segments: Vec<_> = messages.iter().map(|message| provider.segment(message)).collect();
         open(&self.shown(&provider.body(&head, &segments))).to_owned()

@@ -12,8 +12,12 @@ use reqwest::Url;
 const POOL_IDLE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// Returns a client for one server.
-pub(in crate::llm) fn client(url: &Url, connect: Duration) -> reqwest::Result<reqwest::Client> {
+/// Returns a client for one server, which keeps so many connections while they are idle.
+pub(in crate::llm) fn client(
+    url: &Url,
+    connect: Duration,
+    idle_connections: usize,
+) -> reqwest::Result<reqwest::Client> {
     install_crypto();
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("vtcode/", env!("CARGO_PKG_VERSION")))
@@ -21,6 +25,7 @@ pub(in crate::llm) fn client(url: &Url, connect: Duration) -> reqwest::Result<re
         .connect_timeout(connect)
         .tcp_nodelay(true)
         .tcp_keepalive(KEEP_ALIVE)
+        .pool_max_idle_per_host(idle_connections)
         .pool_idle_timeout(POOL_IDLE);
     if is_local(url) {
         builder = builder.no_proxy();
@@ -56,7 +61,7 @@ mod tests {
     #[test]
     fn clients_are_built_for_plain_and_for_tls_servers() {
         for url in ["http://127.0.0.1:1/v1", "http://example.com", "https://example.com/v1"] {
-            client(&Url::parse(url).unwrap(), Duration::from_secs(1)).unwrap();
+            client(&Url::parse(url).unwrap(), Duration::from_secs(1), 1).unwrap();
         }
     }
 

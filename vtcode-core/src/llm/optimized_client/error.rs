@@ -12,6 +12,9 @@ use super::clocks::Clock;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlmError {
+    /// Nobody called `start`, so it is not known where requests go.
+    #[error("the model client has not started: call `start` before the first request")]
+    NotStarted,
     /// The endpoint cannot be used at all.
     #[error("the endpoint is not usable: {what}")]
     Endpoint {
@@ -125,7 +128,8 @@ impl LlmError {
     /// that tried and failed.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Endpoint { .. }
+            Self::NotStarted
+            | Self::Endpoint { .. }
             | Self::Unreachable { .. }
             | Self::Auth { .. }
             | Self::NotFound { .. }
@@ -152,7 +156,8 @@ impl LlmError {
                 DecodeError::EndedEarly | DecodeError::Reported { temporary: true, .. },
             ) => true,
             Self::TimedOut { clock, .. } => *clock != Clock::Total,
-            Self::Endpoint { .. }
+            Self::NotStarted
+            | Self::Endpoint { .. }
             | Self::Auth { .. }
             | Self::NotFound { .. }
             | Self::BadRequest { .. }

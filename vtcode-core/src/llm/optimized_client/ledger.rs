@@ -76,6 +76,10 @@ pub struct ClientMetrics {
     pub waits: u64,
     /// The time of those waits.
     pub waited: Duration,
+    /// Whole answers given again because they were kept.
+    pub answers_kept: u64,
+    /// Whole answers given again while they were on their way.
+    pub answers_shared: u64,
     /// Tokens that the provider reported, all attempts together.
     pub usage: Usage,
     /// From a request sent to the first byte of its answer.
@@ -89,6 +93,8 @@ pub(super) struct Counters {
     attempts: [AtomicU64; Outcome::ALL.len()],
     waits: AtomicU64,
     waited_us: AtomicU64,
+    kept: AtomicU64,
+    shared: AtomicU64,
     input: AtomicU64,
     cached: AtomicU64,
     output: AtomicU64,
@@ -98,6 +104,14 @@ pub(super) struct Counters {
 impl Counters {
     pub(super) fn request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn kept(&self) {
+        self.kept.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn shared(&self) {
+        self.shared.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn waits(&self, wait: Duration) {
@@ -123,6 +137,8 @@ impl Counters {
         ClientMetrics {
             requests: read(&self.requests),
             attempts: attempts.filter(|(_, count)| *count > 0).collect(),
+            answers_kept: read(&self.kept),
+            answers_shared: read(&self.shared),
             waits: read(&self.waits),
             waited: Duration::from_micros(read(&self.waited_us)),
             usage: Usage {

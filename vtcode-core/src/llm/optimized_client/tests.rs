@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::config::endpoint::Wire;
-use crate::config::limits::Limits;
-use crate::llm::message::{Message, Part};
+use crate::config::env::Env;
+use crate::config::limits::{CacheLimits, Limits};
+use crate::llm::message::{Message, Outcome, Part};
 
 /// A guard against tests that hang; nothing waits for it.
 const GUARD: Duration = Duration::from_secs(20);
@@ -267,6 +268,109 @@ async fn many_requests_use_one_connection() {
 }
 
 #[tokio::test]
+async fn connections_that_may_not_be_kept_are_made_anew() {
+    let server = Server::start([say("one"), say("two")]).await;
+    let limits = ClientLimits { idle_connections: 0, ..limits() };
+    let client = server.client_with(Wire::OpenAiChat, limits);
+    for expected in ["one", "two"] {
+        assert_eq!(ask(&client).await.unwrap().text(), expected);
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_was_not_started_says_so_and_started_asks_where_the_settings_say() {
+    let client = OptimizedLLMClient::new(1, 16, 100.0, 10);
+    let error = ask(&client).await.unwrap_err();
+    assert!(matches!(error, LlmError::NotStarted), "{error:?}");
+    assert!(error.to_string().contains("call `start`"), "{error}");
+    assert!(client.endpoint().is_err());
+
+    let folder = tempfile::tempdir().unwrap();
+    let env = |base_url: &str| -> Env {
+        let home = folder.path().to_str().unwrap();
+        [("HOME", home), ("OPENAI_BASE_URL", base_url)].into_iter().collect()
+    };
+    let wrong = client.start_in(folder.path(), &env("no url")).await.unwrap_err();
+    assert!(matches!(wrong, StartError::NoProvider(_)), "{wrong:?}");
+
+    let server = Server::start([say("Hello"), say("again")]).await;
+    let base_url = format!("http://127.0.0.1:{}/v1", server.port);
+    std::fs::write(
+        folder.path().join("vtcode.toml"),
+        "model = \"of the folder\"\nclient.temperature = 0.5\nclient.requests_per_minute = 60",
+    )
+    .unwrap();
+    client.start_in(folder.path(), &env(&base_url)).await.unwrap();
+    assert_eq!(ask(&client).await.unwrap().text(), "Hello");
+    let request = &server.requests()[0];
+    assert!(request.contains(r#""model":"of the folder""#), "{request}");
+    assert!(request.contains(r#""temperature":0.5"#), "{request}");
+
+    // A second start changes nothing; the lower of two limits holds.
+    client.clone().start_in(folder.path(), &env("no url")).await.unwrap();
+    assert_eq!(ask(&client).await.unwrap().text(), "again");
+    let limits = client.limits().unwrap();
+    assert_eq!((limits.idle_connections, limits.answers.entries), (1, 16));
+    assert_eq!((limits.rate.requests_per_minute, limits.rate.burst), (Some(60), Some(10)));
+}
+
+/// A request whose answer is always the same.
+fn cold(text: &str) -> LLMRequest {
+    LLMRequest { temperature: Some(0.0), ..LLMRequest::from_prompt(text) }
+}
+
+#[tokio::test]
+async fn the_same_request_at_temperature_0_is_asked_once_and_used_nothing_the_second_time() {
+    let server = Server::start([status(400, "no"), say("one"), say("other")]).await;
+    let client = server.client();
+    client.chat_optimized(cold("a")).await.unwrap_err();
+    // Both at once: one is sent, and what failed before was not kept.
+    let (one, two) =
+        tokio::join!(client.chat_optimized(cold("a")), client.chat_optimized(cold("a")));
+    assert_eq!((one.unwrap().text(), two.unwrap().text()), ("one".to_owned(), "one".to_owned()));
+    let again = client.chat_optimized(cold("a")).await.unwrap();
+    assert_eq!((again.text().as_str(), again.usage), ("one", Usage::default()));
+    assert_eq!(client.chat_optimized(cold("b")).await.unwrap().text(), "other");
+    assert_eq!(server.requests().len(), 3);
+    let metrics = client.get_metrics().await;
+    assert_eq!((metrics.requests, metrics.answers_shared, metrics.answers_kept), (3, 1, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_leads_and_is_dropped_hands_the_duty_on() {
+    let server = Server::start([vec![Step::Hang], say("whole")]).await;
+    let client = server.client();
+    let mut first = Box::pin(client.chat_optimized(cold("a")));
+    let closed = server.seen.client_closed.notified();
+    tokio::select! {
+        _ = &mut first => panic!("it hangs"),
+        () = async { while server.requests().is_empty() { tokio::task::yield_now().await } } => {}
+    }
+    let second = tokio::spawn({
+        let client = client.clone();
+        async move { client.chat_optimized(cold("a")).await }
+    });
+    drop(first);
+    closed.await;
+    assert_eq!(second.await.unwrap().unwrap().text(), "whole");
+}
+
+#[tokio::test]
+async fn answers_at_another_temperature_or_with_no_room_are_asked_for_each_time() {
+    let server = Server::start((0..4).map(|_| say("x"))).await;
+    let client = server.client();
+    let warm = LLMRequest { temperature: Some(0.5), ..cold("a") };
+    client.chat_optimized(warm.clone()).await.unwrap();
+    client.chat_optimized(warm).await.unwrap();
+    let none = CacheLimits { entries: 0, ..limits().answers };
+    let client = server.client_with(Wire::OpenAiChat, ClientLimits { answers: none, ..limits() });
+    client.chat_optimized(cold("a")).await.unwrap();
+    client.chat_optimized(cold("a")).await.unwrap();
+    assert_eq!(server.requests().len(), 4);
+}
+
+#[tokio::test]
 async fn the_end_is_told_before_the_connection_is_read_to_its_end() {
     // The server never ends its response: Finish comes all the same, and then nothing.
     let server = Server::start([vec![stream_head(), words("a"), finish(), Step::Hang]]).await;
@@ -508,9 +612,9 @@ async fn the_key_is_never_shown() {
         assert!(!shown.contains(KEY), "{shown}");
     }
     let stream = client.stream(&LLMRequest::from_prompt("hi"));
-    let shown = format!("{client:?} {stream:?} {:?}", client.endpoint());
+    let shown = format!("{client:?} {stream:?} {:?}", client.endpoint().unwrap());
     assert!(!shown.contains(KEY), "{shown}");
-    assert!(client.inner.headers.values().any(HeaderValue::is_sensitive));
+    assert!(client.inner().unwrap().headers.values().any(HeaderValue::is_sensitive));
 
     let secret = "http://user:hush@127.0.0.1:1/v1?token=hush";
     let client = OptimizedLLMClient::with_endpoint(endpoint(Wire::OpenAiChat, secret), limits());
@@ -669,8 +773,8 @@ async fn the_engines_way_sends_its_bytes_and_knows_its_tools() {
     let call = r#"{\"name\":\"read_file\",\"arguments\":{}}"#;
     let server = Server::start([say(call)]).await;
     let client = server.client();
-    let hello = client.provider().segment(&Message::User { text: "hi".to_owned() });
-    let body = client.provider().body(&Bytes::from_static(b"{\"messages\":["), &[hello]);
+    let hello = client.provider().unwrap().segment(&Message::User { text: "hi".to_owned() });
+    let body = client.provider().unwrap().body(&Bytes::from_static(b"{\"messages\":["), &[hello]);
     let mut stream = client.send(body, &["read_file".to_owned()]);
     let mut told = Vec::new();
     while let Some(event) = stream.next().await {

@@ -50,6 +50,7 @@ impl Provider for Anthropic {
             model: &setup.model,
             max_tokens: setup.max_output_tokens,
             stream: true,
+            temperature: setup.temperature,
             tools: setup
                 .tools
                 .iter()
@@ -127,6 +128,8 @@ struct Head<'a> {
     model: &'a str,
     max_tokens: u32,
     stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -49,6 +49,7 @@ impl Provider for Gemini {
 
     fn head(&self, setup: &Setup) -> Bytes {
         let mut bytes = render(&Head {
+            generation_config: setup.temperature.map(|temperature| Generation { temperature }),
             system_instruction: (!setup.system.trim().is_empty())
                 .then_some(System { parts: [PastPart::text(&setup.system)] }),
             tools: (!setup.tools.is_empty()).then(|| {
@@ -117,9 +118,16 @@ fn schema(parameters: &Value) -> Value {
 #[serde(rename_all = "camelCase")]
 struct Head<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    generation_config: Option<Generation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     system_instruction: Option<System<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tools: Option<[Tools<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+struct Generation {
+    temperature: f32,
 }
 
 #[derive(Serialize)]

@@ -42,6 +42,7 @@ impl Provider for OpenAiChat {
             model: &setup.model,
             stream: true,
             stream_options: StreamOptions { include_usage: true },
+            temperature: setup.temperature,
             tools: setup
                 .tools
                 .iter()
@@ -100,6 +101,8 @@ struct Head<'a> {
     model: &'a str,
     stream: bool,
     stream_options: StreamOptions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
 }

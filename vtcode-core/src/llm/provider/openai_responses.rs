@@ -45,6 +45,7 @@ impl Provider for OpenAiResponses {
             model: &setup.model,
             stream: true,
             store: false,
+            temperature: setup.temperature,
             include: reasons.then_some(["reasoning.encrypted_content"]),
             prompt_cache_key: Some(&*setup.session_id).filter(|id| !id.is_empty()),
             instructions: Some(&*setup.system).filter(|system| !system.is_empty()),
@@ -108,6 +109,8 @@ struct Head<'a> {
     model: &'a str,
     stream: bool,
     store: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     include: Option<[&'static str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]

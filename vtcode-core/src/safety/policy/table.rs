@@ -126,7 +126,8 @@ pub(super) fn only_reads(command: &SimpleCommand, cwd: &Path) -> bool {
 /// Returns whether a redirection only reads, or throws away.
 pub(super) fn harmless(redirect: &Redirect) -> bool {
     let target = &redirect.target;
-    if target.glob || target.tilde {
+    // Nothing stands where a target should: whatever the parser made of it is not what bash does.
+    if target.glob || target.tilde || target.text.is_empty() {
         return false;
     }
     match redirect.operator.as_str() {

@@ -1,0 +1,81 @@
+//! The configuration's files: a folder and the environment in, [`Settings`] out.
+//! Reads the user's own file and that of the folder, bounded, and lays them with the environment.
+//! Never follows a folder's file out of the folder.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::config::env::Env;
+use crate::config::layers::{ConfigError, Settings, Sources};
+
+/// What the files are called.
+const NAME: &str = "vtcode.toml";
+
+/// The longest configuration file that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Settings that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// A file cannot be read.
+    #[error("cannot read `{}`: {why}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// What was written cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Returns the settings that hold in a folder, which must be canonical. `command_line` has key,
+/// value and option of each setting that was made there.
+pub fn settings(
+    folder: &Path,
+    command_line: Vec<(&'static str, String, &'static str)>,
+    env: &Env,
+) -> Result<Settings, SettingsError> {
+    let user_file = env.config_dir().map(|dir| dir.join(NAME));
+    let sources = Sources {
+        user_file: user_file.map(read).transpose()?.flatten(),
+        workspace_file: read(inside(folder)?)?,
+        command_line,
+    };
+    Ok(Settings::resolve(&sources, env)?)
+}
+
+/// Returns the path of a folder's own file. What an error quotes from it may be read by others,
+/// so a repository must not make it a link to a file of the user's.
+fn inside(folder: &Path) -> Result<PathBuf, SettingsError> {
+    let path = folder.join(NAME);
+    match path.canonicalize() {
+        Ok(target) if !target.starts_with(folder) => {
+            let why = "it is a link out of the folder".to_owned();
+            Err(SettingsError::Unreadable { path, why })
+        }
+        // One that is not there, or cannot be read, is told when it is read.
+        _ => Ok(path),
+    }
+}
+
+fn read(path: PathBuf) -> Result<Option<(PathBuf, String)>, SettingsError> {
+    let cannot = |why: String| SettingsError::Unreadable { path: path.clone(), why };
+    match std::fs::metadata(&path) {
+        // To open a pipe would wait for its writer.
+        Ok(data) if !data.is_file() => return Err(cannot("it is not a file".to_owned())),
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(cannot(e.to_string())),
+    }
+    let mut text = String::new();
+    let read = std::fs::File::open(&path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
+    read.map_err(|e| cannot(e.to_string()))?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(cannot("it is longer than 1 MiB".to_owned()));
+    }
+    Ok(Some((path, text)))
+}

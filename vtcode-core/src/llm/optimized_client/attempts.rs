@@ -1,0 +1,445 @@
+//! One logical request: its attempts, one after the other, as a stream of events.
+//! Takes a body and the client that it goes through; gives what comes, and the ledger line of each
+//! attempt. Never retries once words or calls were given out, and needs no task of its own.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::clocks::Clocks;
+use super::error::LlmError;
+use super::ledger::Running;
+use super::rate::{Reservation, Told};
+use super::retry::{self, Budget};
+use super::{Inner, StreamEvent, root_cause};
+use crate::llm::message::{Attempt, Delta, Outcome, Usage};
+use crate::llm::provider::Decoder;
+use crate::llm::provider::sse::{SseError, SseParser};
+
+/// The most of an answer that is taken in. No model writes a tenth of it.
+const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
+
+/// How much of an error's body is read, and how long for.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+const MAX_ERROR_WAIT: Duration = Duration::from_secs(2);
+
+/// What may follow a finished answer before its connection is given up instead of kept.
+const MAX_DRAIN_BYTES: usize = 64 * 1024;
+const MAX_DRAIN_WAIT: Duration = Duration::from_millis(50);
+
+/// A streamed answer. Dropping it ends the request and closes its connection, unless the answer
+/// was read to its end.
+pub(super) struct Attempts {
+    client: Arc<Inner>,
+    body: Bytes,
+    tools: Vec<String>,
+    clocks: Clocks,
+    budget: Budget,
+    state: State,
+    /// What was decoded and not yet given out.
+    ready: VecDeque<StreamEvent>,
+    /// What comes after that.
+    failed: Option<LlmError>,
+    /// True once words or a call were decoded: another attempt would say them twice.
+    committed: bool,
+    /// The place that the attempt took in the rate limits.
+    reservation: Option<Reservation>,
+    running: Option<Running>,
+}
+
+type Reserving = Pin<Box<dyn Future<Output = (Reservation, std::io::Result<()>)> + Send>>;
+type Sending = Pin<Box<dyn Future<Output = reqwest::Result<reqwest::Response>> + Send>>;
+
+enum State {
+    /// Before an attempt.
+    Waiting {
+        until: Instant,
+    },
+    Reserving(Reserving),
+    /// Until the rate limits let the attempt go.
+    Limited {
+        until: Instant,
+    },
+    Sending(Sending),
+    Refused(Refusal),
+    Answering(Answer),
+    Draining {
+        response: reqwest::Response,
+        until: Instant,
+        left_bytes: usize,
+    },
+    Ended,
+}
+
+pub(super) struct Refusal {
+    response: reqwest::Response,
+    pub(super) status: reqwest::StatusCode,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) location: Option<String>,
+    pub(super) body: Vec<u8>,
+    until: Instant,
+}
+
+struct Answer {
+    response: reqwest::Response,
+    decoder: Box<dyn Decoder>,
+    framing: Framing,
+    taken_bytes: usize,
+}
+
+enum Framing {
+    Events(SseParser),
+    /// The server does not stream; all of its answer.
+    Whole(Vec<u8>),
+}
+
+impl fmt::Debug for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempts")
+            .field("attempt", &self.budget.attempt())
+            .field("committed", &self.committed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Attempts {
+    /// An answer that nobody waited for is paid for all the same.
+    fn drop(&mut self) {
+        self.attempt_ended(Outcome::Cancelled);
+    }
+}
+
+impl Attempts {
+    pub(super) fn new(client: Arc<Inner>, body: Bytes, tools: Vec<String>) -> Self {
+        let clocks = Clocks::start(&client.limits);
+        let budget = Budget::new(&client.limits);
+        Self {
+            client,
+            body,
+            tools,
+            clocks,
+            budget,
+            state: State::Waiting { until: Instant::now() },
+            ready: VecDeque::new(),
+            failed: None,
+            committed: false,
+            reservation: None,
+            running: None,
+        }
+    }
+
+    /// Ends the request before its answer did; returns what the attempt came to.
+    pub(super) fn cancel(mut self) -> Option<Attempt> {
+        self.attempt_ended(Outcome::Cancelled)
+    }
+
+    /// Returns the next event; none after the answer or an error. Dropping the returned future
+    /// loses nothing. Ask until none comes: reading the last bytes is what keeps the connection.
+    pub(super) async fn next(&mut self) -> Option<Result<StreamEvent, LlmError>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(Ok(event));
+            }
+            if let Some(error) = self.failed.take() {
+                return Some(Err(error));
+            }
+            if matches!(self.state, State::Ended) {
+                return None;
+            }
+            self.advance().await;
+        }
+    }
+
+    /// Takes one step. Awaits at most once, before anything changes, so that it can be dropped.
+    async fn advance(&mut self) {
+        let (deadline, clock) = self.clocks.deadline();
+        match &mut self.state {
+            State::Waiting { until } => {
+                // A timer that is due still waits for the next tick, up to a millisecond, and that
+                // before every request. bench: bench-agent, response end to next request
+                if *until > Instant::now() {
+                    sleep_until(*until).await;
+                }
+                match self.client.limiter.clone() {
+                    Some(limiter) => {
+                        let bytes = self.body.len();
+                        let reserving = async move { limiter.reserve(bytes).await };
+                        self.state = State::Reserving(Box::pin(reserving));
+                    }
+                    None => self.attempt(),
+                }
+            }
+            State::Reserving(reserving) => {
+                let (reservation, shared) = reserving.await;
+                self.reserved(reservation, shared);
+            }
+            State::Limited { until } => {
+                sleep_until(*until).await;
+                self.attempt();
+            }
+            State::Sending(sending) => match timeout_at(deadline, sending).await {
+                Ok(Ok(response)) => self.answered(response),
+                Ok(Err(error)) => self.fail(self.client.not_sent(&error, &self.clocks)),
+                Err(_) => self.fail(self.client.timed_out(clock, &self.clocks)),
+            },
+            State::Refused(refusal) => {
+                let until = deadline.min(refusal.until);
+                match timeout_at(until, refusal.response.chunk()).await {
+                    Ok(Ok(Some(bytes))) if refusal.body.len() < MAX_ERROR_BYTES => {
+                        let room = MAX_ERROR_BYTES - refusal.body.len();
+                        refusal.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    }
+                    // The end, or as much of it as we are ready to wait for.
+                    _ => {
+                        let error = self.client.refused(refusal);
+                        self.fail(error);
+                    }
+                }
+            }
+            State::Answering(answer) => match timeout_at(deadline, answer.response.chunk()).await {
+                Ok(Ok(Some(bytes))) => self.take(&bytes),
+                Ok(Ok(None)) => self.end(None),
+                Ok(Err(error)) => {
+                    let (url, cause) = (self.client.shown_url(), root_cause(&error));
+                    self.end(Some(LlmError::Interrupted { url, cause }));
+                }
+                Err(_) => self.end(Some(self.client.timed_out(clock, &self.clocks))),
+            },
+            State::Draining { response, until, left_bytes } => {
+                match timeout_at(*until, response.chunk()).await {
+                    Ok(Ok(Some(bytes))) if bytes.len() < *left_bytes => *left_bytes -= bytes.len(),
+                    _ => self.state = State::Ended,
+                }
+            }
+            State::Ended => {}
+        }
+    }
+
+    /// Takes the place that the rate limits gave.
+    fn reserved(&mut self, reservation: Reservation, shared: std::io::Result<()>) {
+        if let Err(error) = shared
+            && !self.client.unshared.swap(true, Ordering::Relaxed)
+        {
+            self.ready.push_back(StreamEvent::Degraded {
+                what: format!("rate limits are not shared with other runs: {error}"),
+            });
+        }
+        let wait = reservation.wait;
+        if wait >= self.clocks.left() {
+            // Dropped, it gives its place back.
+            drop(reservation);
+            self.failed = Some(LlmError::RateLimited {
+                retry_after: Some(wait),
+                message: "its limits leave no room before that".to_owned(),
+            });
+            self.state = State::Ended;
+            return;
+        }
+        self.reservation = Some(reservation);
+        if wait.is_zero() {
+            self.attempt();
+            return;
+        }
+        self.client.counters.waits(wait);
+        self.ready.push_back(StreamEvent::Waiting { wait });
+        self.state = State::Limited { until: Instant::now() + wait };
+    }
+
+    fn attempt(&mut self) {
+        self.running = Some(Running::begin(self.budget.attempt()));
+        let client = &self.client;
+        self.clocks.attempt();
+        let request = client
+            .http
+            .post(client.url.clone())
+            .headers(client.headers.clone())
+            .body(self.body.clone());
+        self.state = State::Sending(Box::pin(request.send()));
+    }
+
+    fn answered(&mut self, response: reqwest::Response) {
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let status = response.status();
+        let now = SystemTime::now();
+        let told = Told::read(response.headers(), now);
+        if let Some(limiter) = &self.client.limiter {
+            limiter.told(told);
+        }
+        if !status.is_success() {
+            let retry_after =
+                header(RETRY_AFTER).and_then(|value| retry::retry_after(value, now)).or(told.reset);
+            let location = header(LOCATION).map(str::to_owned);
+            let until = Instant::now() + MAX_ERROR_WAIT;
+            let body = Vec::new();
+            self.state =
+                State::Refused(Refusal { response, status, retry_after, location, body, until });
+            return;
+        }
+        // None was asked for. A server that compresses all the same cannot be read.
+        if let Some(encoding) = header(CONTENT_ENCODING).filter(|name| *name != "identity") {
+            let what = format!("its answer is compressed with {}", self.client.shown(encoding));
+            let url = self.client.shown_url();
+            self.fail(LlmError::NotAModel { url, what });
+            return;
+        }
+        let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+        if content_type.starts_with("text/html") {
+            let url = self.client.shown_url();
+            self.fail(LlmError::NotAModel { url, what: "it sent an HTML page".to_owned() });
+            return;
+        }
+        // Others (none, plain text) are sent by servers that stream nonetheless.
+        let framing = if content_type.starts_with("application/json") {
+            Framing::Whole(Vec::new())
+        } else {
+            Framing::Events(SseParser::new())
+        };
+        let decoder = self.client.provider.decoder(&self.tools);
+        self.state = State::Answering(Answer { response, decoder, framing, taken_bytes: 0 });
+    }
+
+    /// Takes bytes of the answer.
+    fn take(&mut self, bytes: &[u8]) {
+        self.clocks.byte();
+        let State::Answering(answer) = &mut self.state else { return };
+        if answer.taken_bytes == 0 {
+            self.ready.push_back(StreamEvent::FirstByte);
+            if let Some(running) = &mut self.running {
+                running.first_byte();
+            }
+        }
+        answer.taken_bytes += bytes.len();
+        if answer.taken_bytes > MAX_ANSWER_BYTES {
+            self.fail(LlmError::TooLong { limit_bytes: MAX_ANSWER_BYTES });
+            return;
+        }
+        let mut deltas = Vec::new();
+        let result =
+            match &mut answer.framing {
+                Framing::Whole(body) => {
+                    body.extend_from_slice(bytes);
+                    Ok(())
+                }
+                Framing::Events(parser) => {
+                    let mut decoded = Ok(());
+                    let framed = parser.push(bytes, |event, data| {
+                        if decoded.is_ok() {
+                            decoded = answer.decoder.event(event, data, &mut deltas);
+                        }
+                    });
+                    decoded.map_err(|error| self.client.not_decoded(error)).and(framed.map_err(
+                        |SseError::TooLong { limit_bytes }| LlmError::TooLong { limit_bytes },
+                    ))
+                }
+            };
+        self.give(deltas);
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+
+    /// Takes the end of the answer, or what broke it. An answer that said it was finished is one,
+    /// even if the connection broke between that and its own end.
+    fn end(&mut self, broken: Option<LlmError>) {
+        let State::Answering(answer) = &mut self.state else { return };
+        let mut deltas = Vec::new();
+        let result = match &answer.framing {
+            Framing::Events(_) => answer
+                .decoder
+                .end(&mut deltas)
+                .map_err(|error| broken.unwrap_or_else(|| self.client.not_decoded(error))),
+            Framing::Whole(_) if broken.is_some() => Err(broken.expect("just seen")),
+            Framing::Whole(body) => match self.client.provider.error_message(body) {
+                Some(message) => {
+                    let (status, message) = (200, self.client.shown(&message));
+                    Err(LlmError::BadRequest { status, message })
+                }
+                None => answer
+                    .decoder
+                    .event("", &String::from_utf8_lossy(body), &mut deltas)
+                    .and_then(|()| answer.decoder.end(&mut deltas))
+                    .map_err(|_| LlmError::NotAModel {
+                        url: self.client.shown_url(),
+                        what: "it sent JSON that is no answer".to_owned(),
+                    }),
+            },
+        };
+        self.give(deltas);
+        match result {
+            Ok(()) => self.state = State::Ended,
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn give(&mut self, deltas: Vec<Delta>) {
+        let finished = deltas.iter().any(|delta| matches!(delta, Delta::Finish(_)));
+        for delta in deltas {
+            match (&delta, &mut self.running) {
+                (Delta::Usage(usage), Some(running)) => running.used(*usage),
+                _ => self.committed = true,
+            }
+            self.ready.push_back(StreamEvent::Delta(delta));
+        }
+        if finished {
+            let attempt = self.attempt_ended(Outcome::Done);
+            self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
+        }
+        if finished
+            && let State::Answering(answer) = std::mem::replace(&mut self.state, State::Ended)
+        {
+            self.state = State::Draining {
+                response: answer.response,
+                until: Instant::now() + MAX_DRAIN_WAIT,
+                left_bytes: MAX_DRAIN_BYTES,
+            };
+        }
+    }
+
+    /// Settles what the attempt took, and enters it into the ledger.
+    fn attempt_ended(&mut self, outcome: Outcome) -> Option<Attempt> {
+        let running = self.running.take()?;
+        if let Some(reservation) = self.reservation.take() {
+            match outcome {
+                Outcome::Unreachable => drop(reservation),
+                _ if running.usage() == Usage::default() && outcome != Outcome::Done => {
+                    reservation.failed();
+                }
+                _ => reservation.settle(running.usage()),
+            }
+        }
+        let attempt = running.end(outcome);
+        self.client.counters.attempt(&attempt);
+        Some(attempt)
+    }
+
+    /// Ends this attempt: with another one, or for good.
+    fn fail(&mut self, error: LlmError) {
+        let attempt = self.attempt_ended(Outcome::from(&error));
+        self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
+        if let (LlmError::RateLimited { retry_after, .. }, Some(limiter)) =
+            (&error, &self.client.limiter)
+        {
+            limiter.refused(*retry_after);
+        }
+        let wait = if self.committed { None } else { self.budget.next(&error, self.clocks.left()) };
+        let Some(wait) = wait else {
+            self.failed = Some(error);
+            self.state = State::Ended;
+            return;
+        };
+        self.ready.push_back(StreamEvent::Retry {
+            attempt: self.budget.attempt(),
+            wait,
+            cause: error.to_string(),
+        });
+        self.state = State::Waiting { until: Instant::now() + wait };
+    }
+}
