@@ -33,6 +33,8 @@ const CONFINED: [Kind; 2] = [Kind::Namespaces, Kind::Bare];
 
 struct Room {
     dir: TempDir,
+    /// The workspace, below `dir`.
+    work: &'static str,
     tool: RunCommand,
 }
 
@@ -42,6 +44,16 @@ fn room(kind: Kind) -> Option<Room> {
 }
 
 fn room_with(kind: Kind, settings: impl FnOnce(&Path) -> SandboxSettings) -> Option<Room> {
+    room_of(kind, "work", settings)
+}
+
+/// Makes a room whose workspace is this folder of it; `out` is a further one that is added when the
+/// workspace is `home`.
+fn room_of(
+    kind: Kind,
+    work: &'static str,
+    settings: impl FnOnce(&Path) -> SandboxSettings,
+) -> Option<Room> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().canonicalize().unwrap();
     for folder in ["work", "home/.ssh", "state", "out"] {
@@ -51,7 +63,11 @@ fn room_with(kind: Kind, settings: impl FnOnce(&Path) -> SandboxSettings) -> Opt
     fs::write(path.join("home/.gitconfig"), "[user]\nname = A\nemail = a@b\n").unwrap();
     fs::write(path.join("state/journal"), "the journal").unwrap();
     let settings = settings(&path);
-    let workspace = Arc::new(Workspace::open(&path.join("work")).unwrap());
+    let mut workspace = Workspace::open(&path.join(work)).unwrap();
+    if work == "home" {
+        workspace = workspace.with_dir(&path.join("out"), true).unwrap();
+    }
+    let workspace = Arc::new(workspace);
     let mut env: Vec<(OsString, OsString)> = vec![
         ("PATH".into(), std::env::var_os("PATH").unwrap()),
         ("HOME".into(), path.join("home").into()),
@@ -94,7 +110,7 @@ fn room_with(kind: Kind, settings: impl FnOnce(&Path) -> SandboxSettings) -> Opt
         Arc::new(Background::default()),
         Arc::new(sandbox),
     );
-    Some(Room { dir, tool })
+    Some(Room { dir, work, tool })
 }
 
 fn context(timeout: Duration) -> CallContext {
@@ -117,7 +133,7 @@ impl Room {
 
     /// Runs a script that lies in the workspace, as a repository's own would.
     async fn script(&self, script: &str) -> String {
-        fs::write(self.path("work/script.sh"), script).unwrap();
+        fs::write(self.path(self.work).join("script.sh"), script).unwrap();
         self.call("bash script.sh", LONG).await.text
     }
 
@@ -410,4 +426,98 @@ async fn a_refused_change_of_gits_configuration_says_what_to_do_instead() {
         let told = text.contains("git -c KEY=VALUE") || text.contains("[undone, ");
         assert!(told, "{kind:?} {text}");
     }
+}
+
+#[tokio::test]
+async fn the_network_is_there_when_the_user_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for kind in CONFINED {
+        let open = |_: &Path| SandboxSettings { network: true, ..SandboxSettings::default() };
+        let Some(room) = room_with(kind, open) else { continue };
+        let text =
+            room.script(&format!("echo hi > /dev/tcp/127.0.0.1/{port} && echo reached")).await;
+        assert!(text.starts_with("reached\n"), "{kind:?} {text}");
+        // All else is held as before.
+        let text = room.script(&format!("cat {}", room.path("home/.ssh/id_rsa").display())).await;
+        assert!(!text.contains("the key"), "{kind:?} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_the_user_names_may_be_written_and_no_other() {
+    for kind in CONFINED {
+        let cache = |path: &Path| SandboxSettings {
+            write: vec![path.join("out")],
+            ..SandboxSettings::default()
+        };
+        let Some(room) = room_with(kind, cache) else { continue };
+        let root = room.path("");
+        let root = root.display();
+        room.script(&format!("echo x > {root}/out/kept; echo x > {root}/home/kept")).await;
+        assert_eq!(room.get("out/kept"), "x\n", "{kind:?}");
+        assert!(!room.path("home/kept").exists(), "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_the_home_folder_does_not_give_its_keys_away() {
+    for kind in CONFINED {
+        let Some(room) = room_of(kind, "home", |path| {
+            fs::create_dir(path.join("home/project")).unwrap();
+            SandboxSettings::default()
+        }) else {
+            continue;
+        };
+        // What is made at the top of such a workspace later is granted to nobody, so no script.
+        let script = "echo ran; cat ~/.ssh/id_rsa; echo x > ~/.ssh/id_rsa; echo x > project/new; echo x > ../out/new";
+        let text = room.call(script, LONG).await.text;
+        assert!(text.starts_with("ran\n") && !text.contains("the key"), "{kind:?} {text}");
+        assert_eq!(room.get("home/.ssh/id_rsa"), "the key", "{kind:?}");
+        assert_eq!(room.get("home/project/new"), "x\n", "{kind:?} {text}");
+        // A folder that was added is as good as the first.
+        assert_eq!(room.get("out/new"), "x\n", "{kind:?} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_output_and_a_closed_one_are_taken_in_stride() {
+    let flood =
+        "yes | head -c 50M; echo; echo last; exec >&- 2>&-; trap '' TERM; sleep 0.1; exit 3";
+    for kind in CONFINED {
+        let Some(room) = room(kind) else { continue };
+        let text = room.script(flood).await;
+        assert!(text.len() < 20 * 1024, "{}", text.len());
+        assert!(text.contains("last\n") && text.contains("[exit code 3]"), "{kind:?} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_line_beyond_what_the_system_takes_says_what_to_do() {
+    for kind in CONFINED {
+        let Some(room) = room(kind) else { continue };
+        let args = json!({ "command": format!("echo {}", "x ".repeat(4 << 20)) });
+        let context = context(LONG);
+        let answer = room.tool.call(&args, &context).await;
+        let error = answer.expect_err("the system takes less").to_string();
+        assert!(error.contains("write it to a file"), "{kind:?} {error}");
+        assert!(room.script("echo fine").await.contains("fine"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_in_the_background_serves_later_commands_and_ends_with_the_session() {
+    let Some(room) = room(Kind::Namespaces) else { return };
+    let marker = format!("64{}.25", std::process::id());
+    let server =
+        format!("setsid -f sleep {marker}; exec python3 -m http.server 8123 --bind 127.0.0.1");
+    let args = json!({ "command": server, "background": true });
+    room.tool.call(&args, &context(LONG)).await.unwrap();
+    let ask = "for n in $(seq 200); do
+        python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:8123\").status)' \
+            2>/dev/null && break; sleep 0.1; done";
+    let text = room.script(ask).await;
+    assert!(text.starts_with("200\n"), "{text}");
+    room.tool.close().await;
+    assert_none_runs(&marker).await;
 }
