@@ -21,7 +21,7 @@ pub(super) struct Orders {
     /// The supervisor's end of the control socket.
     pub(super) control: OwnedFd,
     pub(super) namespaces: Option<Arc<Namespaces>>,
-    pub(super) ruleset: Option<OwnedFd>,
+    pub(super) ruleset: Option<Arc<OwnedFd>>,
     /// Bind-mounted on themselves, read-only; each exists.
     pub(super) read_only: Vec<CString>,
     /// Hidden behind an empty folder; each exists.
