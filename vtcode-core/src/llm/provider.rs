@@ -96,6 +96,16 @@ pub enum DecodeError {
     EndedEarly,
 }
 
+/// Returns the headers of a request to a server that takes the key as a bearer's token.
+fn bearer_headers(key: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("accept", "text/event-stream".to_owned()),
+    ];
+    headers.extend(key.map(|key| ("authorization", format!("Bearer {key}"))));
+    headers
+}
+
 /// Renders a value of ours as JSON.
 fn render(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and JSON values always render")

@@ -822,6 +822,21 @@ mod tests {
 
     use super::*;
 
+    /// The kernel's own files give less than they say that they hold, as one does that somebody
+    /// empties while it is read.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_gives_less_than_it_holds_is_not_taken_for_whole() {
+        let folder = Path::new("/sys/kernel/mm/transparent_hugepage");
+        let Ok(workspace) = Workspace::open(folder) else {
+            eprintln!("SKIPPED: there is no {}", folder.display());
+            return;
+        };
+        let path = workspace.resolve("enabled").unwrap();
+        let error = path.read().unwrap_err();
+        assert!(path.explain(&error).to_string().contains("was changed by somebody else"));
+    }
+
     /// A workspace `in` with a neighbour `out` that holds a secret.
     struct Place {
         dir: tempfile::TempDir,

@@ -31,12 +31,7 @@ impl Provider for OpenAiResponses {
     }
 
     fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
-        let mut headers = vec![
-            ("content-type", "application/json".to_owned()),
-            ("accept", "text/event-stream".to_owned()),
-        ];
-        headers.extend(key.map(|key| ("authorization", format!("Bearer {key}"))));
-        headers
+        super::bearer_headers(key)
     }
 
     fn head(&self, setup: &Setup) -> Bytes {

@@ -203,6 +203,30 @@ async fn a_question_that_an_earlier_answer_covers_is_not_asked() {
 }
 
 #[tokio::test]
+async fn two_questions_at_once_are_asked_one_after_the_other() {
+    let place = place();
+    let asked_times = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked_times);
+    // Both could be shown before either is answered.
+    let approver: Approver = Arc::new(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            Answer::Always
+        })
+    });
+    let untrusted = settings(Approval::Untrusted, SandboxMode::WorkspaceWrite, false);
+    let permissions = place.with(&untrusted).with_approver(approver);
+    let question = || match permissions.decide(&asked(&Effect::opaque(), Some("make all"))) {
+        Ok(Decision::Ask(question)) => *question,
+        other => panic!("{other:?}"),
+    };
+    let both = tokio::join!(permissions.ask(question()), permissions.ask(question()));
+    assert!(both.0.is_ok() && both.1.is_ok());
+    assert_eq!(asked_times.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
 async fn no_is_a_refusal_that_the_model_reads() {
     let place = place();
     let untrusted = settings(Approval::Untrusted, SandboxMode::WorkspaceWrite, false);
