@@ -1,52 +1,25 @@
 //! What the driver decides without a model; whole runs stand in `tests/it/engine.rs`.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
 use serde_json::json;
 use vtcode_testkit::{ScriptedModel, call, say};
 
+use super::calls::arguments;
+use super::stream::failure;
 use super::*;
 use crate::config::endpoint::{Endpoint, Wire};
 use crate::config::limits::Limits;
-use crate::llm::optimized_client::Clock;
+use crate::core::optimized_agent::{FailureKind, lock};
+use crate::llm::message::ToolCall;
+use crate::llm::optimized_client::{Clock, LlmError, OptimizedLLMClient};
 use crate::llm::provider::DecodeError;
 use crate::safety::permissions::Permissions;
 use crate::safety::workspace::Workspace;
+use crate::tools::async_pipeline::AsyncToolPipeline;
 use crate::tools::builtin;
 use crate::tools::optimized_registry::OptimizedToolRegistry;
-
-fn change(path: &str, kind: ChangeKind, added: u32, removed: u32) -> FileChange {
-    FileChange { path: path.to_owned(), kind, added, removed }
-}
-
-#[test]
-fn changes_to_a_file_add_up_to_what_became_of_it() {
-    use ChangeKind::{Add, Delete, Update};
-    let cases: [(&[ChangeKind], Option<ChangeKind>); 8] = [
-        (&[Update, Update], Some(Update)),
-        (&[Add, Update], Some(Add)),
-        (&[Add, Delete], None),
-        (&[Add, Delete, Add], Some(Add)),
-        (&[Delete, Add], Some(Update)),
-        (&[Update, Delete], Some(Delete)),
-        (&[Delete, Add, Delete], Some(Delete)),
-        (&[], None),
-    ];
-    for (kinds, expected) in cases {
-        let sums = sum_changes(kinds.iter().map(|kind| change("a", *kind, 2, 1)));
-        assert_eq!(sums.first().map(|sum| sum.kind), expected, "{kinds:?}");
-    }
-    let sums = sum_changes([
-        change("b", Update, 1, 2),
-        change("a", Add, 3, 0),
-        change("b", Update, 10, 20),
-    ]);
-    assert_eq!(sums, [change("a", Add, 3, 0), change("b", Update, 11, 22)]);
-}
-
-#[test]
-fn counts_of_lines_that_do_not_fit_stay_at_the_most() {
-    let many = || change("a", ChangeKind::Update, u32::MAX, u32::MAX);
-    assert_eq!(sum_changes([many(), many()]), [many()]);
-}
 
 #[test]
 fn arguments_are_one_object_or_none() {

@@ -1,0 +1,238 @@
+//! The driver: performs the actions of the state machine and turns what happens into its inputs.
+//! Sleeps until something happens; decides nothing that `phase` could.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::budget::Budget;
+use super::phase::{Action, End, Input, Limit, Phase, Stop};
+use super::prefix::PrefixWatch;
+use super::repeats::Repeats;
+use super::{AgentOutcome, Begin, EngineError, OptimizedAgentEngine, sum_changes};
+use crate::core::conversation::Conversation;
+use crate::core::event::EventKind;
+use crate::core::journal::Journal;
+use crate::llm::message::{Message, Part, Setup, ToolCall, Usage};
+use crate::llm::optimized_client::ResponseStream;
+use crate::llm::provider::Provider;
+use crate::tools::async_pipeline::{BeforeEffect, ToolResult};
+use crate::tools::tool::FileChange;
+
+mod asking;
+mod calls;
+mod journalling;
+mod stream;
+
+use calls::is_repeatable;
+use journalling::{Out, before_effect};
+use stream::next_event;
+
+/// A run of the engine: what it works with and what stands open.
+pub(super) struct Run<'a> {
+    engine: &'a OptimizedAgentEngine,
+    provider: &'static dyn Provider,
+    out: Arc<Out>,
+    prompts: mpsc::Receiver<String>,
+    journal: Option<Journal>,
+    before_effect: Option<BeforeEffect>,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+    tool_names: Vec<String>,
+    conversation: Conversation,
+    /// Where requests go, for telling whether that changed.
+    place: String,
+    prefixes: PrefixWatch,
+    budget: Budget,
+    repeats: Repeats,
+    stream: Option<ResponseStream>,
+    /// The words of the answer's unfinished part, kept if the answer is interrupted.
+    unfinished: String,
+    /// What the answer used, as far as it said.
+    usage: Usage,
+    /// Words or calls of the answer came: the client does not ask for it again.
+    began: bool,
+    calls: JoinSet<(usize, ToolCall, ToolResult)>,
+    /// Inputs that follow from an action at once.
+    pending: VecDeque<Input>,
+    stop_calls: CancellationToken,
+    /// Ends the calls of a run that is dropped before its end.
+    _stop_dropped: DropGuard,
+    wall: Option<Instant>,
+    stopped: bool,
+    changes: Vec<FileChange>,
+    end: Option<End>,
+    total: Usage,
+    turns: u32,
+}
+
+impl<'a> Run<'a> {
+    /// Takes over what the engine was given; fails when its client is not ready.
+    pub(super) fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Result<Self, EngineError> {
+        let Begin { prompts, journal, system, messages, sent } = begin;
+        let (endpoint, client) = (engine.client.endpoint()?, engine.client.limits()?);
+        let setup = Setup {
+            model: endpoint.model.clone(),
+            system,
+            tools: engine.pipeline.registry().specs(),
+            max_output_tokens: client.max_output_tokens,
+            session_id: engine.session_id.clone(),
+            temperature: client.temperature,
+        };
+        let provider = engine.client.provider()?;
+        let mut conversation = Conversation::new(provider.head(&setup));
+        for message in &messages {
+            conversation.push(provider.segment(message));
+        }
+        let repeats = Repeats::after(&messages, |name| is_repeatable(&engine.pipeline, name));
+        let started = Instant::now();
+        let stop_calls = CancellationToken::new();
+        Ok(Self {
+            engine,
+            provider,
+            out: Arc::new(Out { started, sinks: engine.sinks.clone() }),
+            prompts,
+            before_effect: journal.as_ref().map(|journal| before_effect(journal.syncer())),
+            journal,
+            syncing: None,
+            tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
+            conversation,
+            place: endpoint.to_string(),
+            prefixes: PrefixWatch::after(sent),
+            budget: Budget::default(),
+            repeats,
+            stream: None,
+            unfinished: String::new(),
+            usage: Usage::default(),
+            began: false,
+            calls: JoinSet::new(),
+            pending: VecDeque::new(),
+            _stop_dropped: stop_calls.clone().drop_guard(),
+            stop_calls,
+            wall: engine.limits.max_wall.and_then(|wall| started.checked_add(wall)),
+            stopped: false,
+            changes: Vec::new(),
+            end: None,
+            total: Usage::default(),
+            turns: 0,
+        })
+    }
+
+    /// Sleeps until something happens that the state machine must know.
+    pub(super) async fn next_input(&mut self, phase: &Phase) -> Input {
+        loop {
+            if let Some(input) = self.pending.pop_front() {
+                return input;
+            }
+            let (idle, wall) = (*phase == Phase::Idle, self.wall);
+            tokio::select! {
+                biased;
+                () = self.engine.cancel.cancelled(), if !self.stopped => {
+                    if idle && self.end.is_some() && self.prompts.is_empty() {
+                        // Every prompt has its end; none is left to be interrupted.
+                        return Input::Closed;
+                    }
+                    self.stop(Stop::Interrupted);
+                }
+                () = sleep_until(wall), if !self.stopped && !idle => {
+                    let limit = self.engine.limits.max_wall.unwrap_or_default();
+                    self.stop(Stop::Limit(Limit::Wall(limit)));
+                }
+                Some(joined) = self.calls.join_next() => {
+                    let (index, call, result) =
+                        joined.expect("the task only waits; the pipeline catches a tool's panic");
+                    let answer = self.call_done(&call, result);
+                    return Input::CallDone(index, answer);
+                }
+                event = next_event(&mut self.stream), if self.stream.is_some() => {
+                    self.stream_event(event);
+                }
+                prompt = self.prompts.recv(), if idle => {
+                    return match prompt {
+                        Some(text) => {
+                            self.budget.begin();
+                            self.tell(EventKind::PromptStarted { text: text.clone() });
+                            Input::Prompt(text)
+                        }
+                        None => Input::Closed,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Does what the state machine says.
+    pub(super) async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Append(message) => {
+                if matches!(message, Message::Assistant { .. }) {
+                    self.repeats.next_step();
+                }
+                let segment = self.provider.segment(&message);
+                self.conversation.push(segment);
+            }
+            Action::Ask { turn } => self.ask(turn).await,
+            Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,
+            Action::Start(index, call) => self.start_call(index, call).await,
+            Action::StopAll => {
+                self.stream = None;
+                self.stop_calls.cancel();
+            }
+            Action::Warn(message) => self.tell(EventKind::Warning { message }),
+            Action::Finish { end, usage, turns } => self.finish(end, usage, turns).await,
+        }
+    }
+
+    /// Ends the prompt early; words that were streamed but not finished are kept.
+    fn stop(&mut self, stop: Stop) {
+        self.stopped = true;
+        let text = std::mem::take(&mut self.unfinished);
+        if !text.trim().is_empty() {
+            self.part(Part::Text { text });
+        }
+        if let Some(attempt) = self.stream.take().and_then(ResponseStream::cancel) {
+            self.attempt_ended(attempt);
+        }
+        self.pending.push_back(Input::Stop(stop));
+    }
+
+    /// Ends the prompt: everything is told and on the disk before the next one begins.
+    async fn finish(&mut self, end: End, usage: Usage, turns: u32) {
+        self.drain().await;
+        self.total += usage;
+        self.turns += turns;
+        let counts = self.engine.pipeline.get_metrics().await.counts();
+        self.tell(EventKind::ToolCounts { counts });
+        self.tell(match &end {
+            End::Done(_) => EventKind::PromptFinished { usage },
+            other => EventKind::PromptFailed { error: other.to_string(), usage },
+        });
+        self.sync().await;
+        self.end = Some(end);
+    }
+
+    /// Returns what came of the run.
+    pub(super) fn outcome(self) -> AgentOutcome {
+        AgentOutcome {
+            session_id: self.engine.session_id.clone(),
+            end: self.end,
+            usage: self.total,
+            turns: self.turns,
+            changes: sum_changes(self.changes),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! Requests: the conversation is rendered, held against the limits and sent. Reads no answer but
+//! the end of the one before, whose connection the next request uses.
+
+use std::time::Duration;
+
+use super::super::phase::Stop;
+use super::Run;
+use super::stream::next_event;
+use crate::core::event::{EventKind, PrefixChange};
+use crate::llm::message::Usage;
+use crate::llm::optimized_client::StreamEvent;
+
+impl Run<'_> {
+    /// Asks the model, unless that would pass a limit.
+    pub(super) async fn ask(&mut self, turn: u32) {
+        self.sync_behind();
+        let Some(body_bytes) = self.send().await else { return };
+        let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
+        if let Some(change) = change {
+            self.tell(EventKind::PrefixChanged { change });
+            if change == PrefixChange::Unexplained {
+                let message = "this request does not begin as the one before it did; that is a \
+                               fault of VT Code";
+                self.tell(EventKind::Warning { message: message.to_owned() });
+            }
+        }
+        self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
+    }
+
+    /// Sends the last request once more.
+    pub(super) async fn ask_again(&mut self, attempt: u32, cause: String) {
+        self.tell(EventKind::Retry { attempt, wait: Duration::ZERO, cause });
+        self.send().await;
+    }
+
+    /// Sends the conversation once the answer before is over, and returns the size of its body. A
+    /// request that would pass a limit ends the prompt instead.
+    async fn send(&mut self) -> Option<usize> {
+        self.drain().await;
+        let body = self.provider.body(self.conversation.head(), self.conversation.segments());
+        let body_bytes = body.len();
+        if let Some(limit) = self.budget.passed_by(body_bytes, &self.engine.limits) {
+            self.stop(Stop::Limit(limit));
+            return None;
+        }
+        self.budget.sends(body_bytes);
+        self.unfinished.clear();
+        self.usage = Usage::default();
+        self.began = false;
+        self.stream = Some(self.engine.client.send(body, &self.tool_names));
+        Some(body_bytes)
+    }
+
+    /// Reads the end of an answer's stream, so that its connection can be used again.
+    pub(super) async fn drain(&mut self) {
+        while let Some(Ok(event)) = next_event(&mut self.stream).await {
+            if let StreamEvent::AttemptEnded(attempt) = event {
+                self.attempt_ended(attempt);
+            }
+        }
+        self.stream = None;
+    }
+}

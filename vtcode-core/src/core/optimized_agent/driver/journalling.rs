@@ -1,0 +1,84 @@
+//! What happened, on its way out: into the journal first, then to everyone who listens; and the
+//! journal on its way to the disk.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::super::Sink;
+use super::super::phase::{Failure, FailureKind, Stop};
+use super::Run;
+use crate::core::event::{Event, EventKind};
+use crate::core::journal::Syncer;
+use crate::tools::async_pipeline::BeforeEffect;
+
+/// The way out for events; tool calls hold it too, for their progress.
+pub(super) struct Out {
+    pub(super) started: Instant,
+    pub(super) sinks: Vec<Sink>,
+}
+
+impl Out {
+    pub(super) fn tell(&self, event: &Event) {
+        for sink in &self.sinks {
+            sink(event);
+        }
+    }
+
+    pub(super) fn event(&self, kind: EventKind) -> Event {
+        Event { at: self.started.elapsed(), kind }
+    }
+}
+
+impl Run<'_> {
+    /// Journals an event, then tells it. A journal that cannot be written ends the prompt: what
+    /// follows could not be undone or resumed.
+    pub(super) fn tell(&mut self, kind: EventKind) {
+        let event = self.out.event(kind);
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.append(&event)
+        {
+            self.journal = None;
+            let failure = Failure { message: error.to_string(), kind: FailureKind::Journal };
+            self.stop(Stop::Failed(failure));
+        }
+        self.out.tell(&event);
+    }
+
+    /// Brings the journal onto the disk while the model thinks.
+    pub(super) fn sync_behind(&mut self) {
+        let Some(journal) = &self.journal else { return };
+        if self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let syncer = journal.syncer();
+            self.syncing = Some(tokio::task::spawn_blocking(move || syncer.sync()));
+        }
+    }
+
+    pub(super) async fn sync(&mut self) {
+        if let Some(syncing) = self.syncing.take() {
+            // Its result is that of the sync that follows.
+            let _ = syncing.await;
+        }
+        let Some(journal) = &self.journal else { return };
+        let syncer = journal.syncer();
+        let synced = tokio::task::spawn_blocking(move || syncer.sync()).await;
+        if let Ok(Err(error)) = synced {
+            let message = format!("the session's journal may not be on the disk: {error}");
+            self.tell(EventKind::Warning { message });
+        }
+    }
+}
+
+/// Returns what a call does before its effect: it brings the journal onto the disk.
+pub(super) fn before_effect(syncer: Syncer) -> BeforeEffect {
+    Arc::new(move || {
+        let syncer = syncer.clone();
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || syncer.sync())
+                .await
+                .unwrap_or_else(|e| Err(io::Error::other(e)))
+        })
+    })
+}

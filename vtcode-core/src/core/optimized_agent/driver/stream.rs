@@ -1,0 +1,103 @@
+//! An answer as it arrives: what the stream says is told as events, and what the state machine must
+//! know becomes its input. Sends nothing.
+
+use super::super::phase::{Failure, FailureKind, Input};
+use super::Run;
+use crate::core::event::EventKind;
+use crate::llm::message::{Attempt, Delta, Outcome, Part, Usage};
+use crate::llm::optimized_client::{LlmError, ResponseStream, StreamEvent};
+
+impl Run<'_> {
+    pub(super) fn stream_event(&mut self, event: Option<Result<StreamEvent, LlmError>>) {
+        match event {
+            Some(Ok(StreamEvent::Retry { attempt, wait, cause })) => {
+                self.tell(EventKind::Retry { attempt, wait, cause });
+            }
+            Some(Ok(StreamEvent::Waiting { wait })) => {
+                let cause = "the rate limit".to_owned();
+                self.tell(EventKind::Waiting { wait, cause });
+            }
+            Some(Ok(StreamEvent::Degraded { what })) => {
+                self.tell(EventKind::Warning { message: what });
+            }
+            Some(Ok(StreamEvent::AttemptEnded(attempt))) => self.attempt_ended(attempt),
+            Some(Ok(StreamEvent::FirstByte)) => self.tell(EventKind::FirstByte),
+            Some(Ok(StreamEvent::Delta(delta))) => self.delta(delta),
+            Some(Err(error)) => {
+                self.stream = None;
+                self.unfinished.clear();
+                self.pending.push_back(Input::AnswerBroke(failure(&error, self.began)));
+            }
+            // The answer has ended and the connection is free for the next request.
+            None => self.stream = None,
+        }
+    }
+
+    pub(super) fn attempt_ended(&mut self, attempt: Attempt) {
+        self.budget.ended(&attempt);
+        if attempt.outcome != Outcome::Done && attempt.usage != Usage::default() {
+            self.pending.push_back(Input::Spent(attempt.usage));
+        }
+        self.tell(EventKind::AttemptEnded(attempt));
+    }
+
+    fn delta(&mut self, delta: Delta) {
+        self.began |= !matches!(delta, Delta::Usage(_));
+        match delta {
+            Delta::Text(text) => {
+                self.budget.says(text.len());
+                self.unfinished.push_str(&text);
+                self.tell(EventKind::TextDelta { text });
+            }
+            Delta::Reasoning(text) => {
+                self.budget.says(text.len());
+                self.tell(EventKind::ReasoningDelta { text });
+            }
+            Delta::Part(part) => {
+                if let Part::ToolCall(call) = &part {
+                    self.budget.says(call.arguments.len());
+                }
+                if matches!(part, Part::Text { .. }) {
+                    self.unfinished.clear();
+                }
+                self.part(part);
+            }
+            Delta::Usage(usage) => self.usage = usage,
+            Delta::Finish(finish) => {
+                self.tell(EventKind::ResponseEnded { finish, usage: self.usage });
+                if let Some(miss) = self.prefixes.used(self.usage) {
+                    self.tell(EventKind::CacheMissed(miss));
+                }
+                self.pending.push_back(Input::AnswerEnded { finish, usage: self.usage });
+            }
+        }
+    }
+
+    pub(super) fn part(&mut self, part: Part) {
+        self.tell(EventKind::Part { part: part.clone() });
+        self.pending.push_back(Input::Part(part));
+    }
+}
+
+pub(super) async fn next_event(
+    stream: &mut Option<ResponseStream>,
+) -> Option<Result<StreamEvent, LlmError>> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => None,
+    }
+}
+
+/// Says what kind of failure an error is. An error that passes is one of the stream only once the
+/// answer `began`: before that, the client has asked again as often as it may.
+pub(super) fn failure(error: &LlmError, began: bool) -> Failure {
+    let stream = matches!(error, LlmError::Stream(_));
+    let kind = if error.is_temporary() && began || stream && !error.is_temporary() {
+        FailureKind::Stream
+    } else if error.is_refusal() {
+        FailureKind::Provider
+    } else {
+        FailureKind::Unavailable
+    };
+    Failure { message: error.to_string(), kind }
+}
