@@ -4,5 +4,6 @@ pub mod cache;
 pub mod conversation;
 pub mod event;
 pub mod journal;
+pub mod memory_pool;
 pub mod optimized_agent;
 pub mod performance_profiler;

@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod allocations;
 mod http;
 mod model;
 mod reply;
@@ -26,6 +27,7 @@ mod response;
 mod wire;
 mod workspace;
 
+pub use allocations::{Allocations, Counting};
 pub use model::{Request, ScriptedModel};
 pub use reply::{Fault, Reply, call, fail, raw_call, say, think};
 pub use response::Chunking;

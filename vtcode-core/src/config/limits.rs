@@ -12,6 +12,8 @@ pub struct Limits {
     pub tools: ToolLimits,
     /// The model client's.
     pub client: ClientLimits,
+    /// The memory pool's.
+    pub pool: PoolLimits,
 }
 
 /// What one session may use.
@@ -80,6 +82,36 @@ pub struct CacheLimits {
     pub bytes: usize,
     /// The age at which a value is not given any more.
     pub time_to_live: Duration,
+}
+
+/// How much each thread may keep of the buffers that it is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Strings and byte buffers. 0 keeps none.
+    pub buffers: usize,
+    /// Lists of strings. 0 keeps none.
+    pub lists: usize,
+    /// Values, strings among them, that are looked at in one returned JSON value. 0 keeps none of
+    /// their buffers.
+    pub strings_of_a_value: usize,
+    /// The largest buffer that is kept.
+    pub buffer_bytes: usize,
+    /// All that one thread keeps.
+    pub thread_bytes: usize,
+}
+
+impl PoolLimits {
+    /// The limits as shipped.
+    pub const FULL: Self = Self {
+        buffers: 64,
+        lists: 16,
+        strings_of_a_value: 32,
+        buffer_bytes: 64 * 1024,
+        thread_bytes: 1024 * 1024,
+    };
+
+    /// Nothing is kept.
+    pub const NONE: Self = Self { buffers: 0, lists: 0, strings_of_a_value: 0, ..Self::FULL };
 }
 
 /// What a model request may use.
@@ -183,6 +215,7 @@ impl Limits {
                     time_to_live: Duration::from_secs(3600),
                 },
             },
+            pool: PoolLimits::FULL,
         }
     }
 
@@ -198,6 +231,7 @@ impl Limits {
         limits.tools.statistics = false;
         limits.client.idle_connections = 0;
         limits.client.answers.entries = 0;
+        limits.pool = PoolLimits::NONE;
         limits
     }
 }
