@@ -7,3 +7,4 @@ pub mod journal;
 pub mod memory_pool;
 pub mod optimized_agent;
 pub mod performance_profiler;
+pub mod resources;

@@ -7,8 +7,13 @@ use std::time::Duration;
 use crate::core::event::{Event, EventKind, ToolCounts};
 use crate::tools::tool::Detail;
 
+pub mod baseline;
+mod benchmarks;
 mod histogram;
 
+pub use benchmarks::{
+    BenchmarkResults, BenchmarkUtils, PerformanceProfiler, ProfilerError, Recorder,
+};
 pub use histogram::{Histogram, Percentiles};
 
 /// Adds up, from a session's events, what the session was waiting for at each moment.

@@ -103,10 +103,10 @@ impl Shelves {
         }
         self.version = self.shared.version.load(std::sync::atomic::Ordering::Acquire);
         self.limits = self.shared.limits();
+        self.slot.shed(self.buffers.len() + self.lists.len());
         self.buffers = Vec::new();
         self.lists = Vec::new();
         self.bytes = 0;
-        self.slot.holds(0, 0);
     }
 
     #[inline]
@@ -118,7 +118,7 @@ impl Shelves {
         };
         self.bytes -= buffer.capacity();
         self.slot.reused.add_one();
-        self.told();
+        self.slot.holds_bytes(self.bytes);
         buffer
     }
 
@@ -130,7 +130,7 @@ impl Shelves {
             self.bytes += buffer.capacity();
             self.buffers.push(buffer);
             self.slot.kept.add_one();
-            self.told();
+            self.slot.holds_bytes(self.bytes);
         }
     }
 
@@ -142,7 +142,7 @@ impl Shelves {
         };
         self.bytes -= list_bytes(&list);
         self.slot.reused.add_one();
-        self.told();
+        self.slot.holds_bytes(self.bytes);
         list
     }
 
@@ -158,7 +158,7 @@ impl Shelves {
             self.bytes += bytes;
             self.lists.push(list);
             self.slot.kept.add_one();
-            self.told();
+            self.slot.holds_bytes(self.bytes);
         }
     }
 
@@ -205,16 +205,11 @@ impl Shelves {
         }
         fits
     }
-
-    #[inline]
-    fn told(&self) {
-        self.slot.holds(self.buffers.len() + self.lists.len(), self.bytes);
-    }
 }
 
 impl Drop for Shelves {
     fn drop(&mut self) {
-        self.slot.holds(0, 0);
+        self.slot.shed(self.buffers.len() + self.lists.len());
         self.slots.leave(self.slot);
     }
 }

@@ -59,7 +59,8 @@ pub(super) struct Slot {
     pub(super) kept: Count,
     pub(super) full: Count,
     pub(super) oversize: Count,
-    held: AtomicUsize,
+    /// Kept, and dropped again without a user: so what lies there need not be told each time.
+    shed: Count,
     held_bytes: AtomicUsize,
 }
 
@@ -72,25 +73,32 @@ impl Slot {
             kept: Count::new(),
             full: Count::new(),
             oversize: Count::new(),
-            held: AtomicUsize::new(0),
+            shed: Count::new(),
             held_bytes: AtomicUsize::new(0),
         }
     }
 
     #[inline]
-    pub(super) fn holds(&self, buffers: usize, bytes: usize) {
-        self.held.store(buffers, Relaxed);
+    pub(super) fn holds_bytes(&self, bytes: usize) {
         self.held_bytes.store(bytes, Relaxed);
     }
 
+    pub(super) fn shed(&self, buffers: usize) {
+        self.shed.0.store(self.shed.read() + buffers as u64, Relaxed);
+        self.holds_bytes(0);
+    }
+
     pub(super) fn read(&self) -> PoolStatistics {
+        let (reused, kept) = (self.reused.read(), self.kept.read());
+        // Another thread may be between two of them.
+        let held = kept.saturating_sub(reused + self.shed.read()) as usize;
         PoolStatistics {
-            reused: self.reused.read(),
+            reused,
             fresh: self.fresh.read(),
-            kept: self.kept.read(),
+            kept,
             full: self.full.read(),
             oversize: self.oversize.read(),
-            held: self.held.load(Relaxed),
+            held,
             held_bytes: self.held_bytes.load(Relaxed),
         }
     }

@@ -1,0 +1,457 @@
+//! Measurements that a program takes of itself: durations come in under a name, from any number of
+//! threads, and a row of figures goes out when the measurement ends.
+//! Recording takes no lock and no memory. Never keeps more than a bounded number of names, runs
+//! and samples.
+
+use std::fmt;
+use std::hash::BuildHasher as _;
+use std::hint::black_box;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use foldhash::fast::FixedState;
+use serde::{Deserialize, Serialize};
+
+use super::baseline::{self, Comparison, MIN_SAMPLES, Verdict};
+use super::histogram::{Histogram, nanoseconds};
+use crate::core::resources::Resources;
+
+/// Names that one profiler holds.
+const NAMES: usize = 256;
+/// Runs of a name that are kept, the newest ones.
+const RUNS: usize = 16;
+/// Samples of a run that are kept as they are; of more, an even choice.
+const SAMPLES: usize = 4096;
+
+/// The confidence of the interval that a regression test goes by.
+const CONFIDENCE: f64 = 0.99;
+
+/// A measurement that cannot be taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfilerError {
+    /// A measurement of that name runs.
+    #[error("a measurement named `{name}` runs already")]
+    Running {
+        /// The name.
+        name: String,
+    },
+    /// No measurement of that name runs.
+    #[error("no measurement named `{name}` runs; start it first")]
+    NotRunning {
+        /// The name.
+        name: String,
+    },
+    /// No measurement of that name ended.
+    #[error("no measurement named `{name}` has ended")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// There are too many names.
+    #[error("`{name}` is one name too many: a profiler holds {NAMES}")]
+    TooMany {
+        /// The name.
+        name: String,
+    },
+    /// Two runs cannot be compared.
+    #[error(
+        "`{name}` has {samples} samples that can be compared, but a comparison needs {MIN_SAMPLES}"
+    )]
+    TooFew {
+        /// The name.
+        name: String,
+        /// Its samples.
+        samples: usize,
+    },
+    /// The bound is not a number of percent.
+    #[error("a regression of {max_percent} % cannot be tested for; it must be a number from 0")]
+    NoBound {
+        /// The bound.
+        max_percent: f64,
+    },
+    /// The file cannot be written.
+    #[error("cannot write `{}`", .path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// What a measurement found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BenchmarkResults {
+    /// Its name.
+    pub name: String,
+    /// Operations that were recorded.
+    pub operations: u64,
+    /// From its start to its end, in microseconds where it is written.
+    #[serde(rename = "wall_us", with = "crate::core::event::micros")]
+    pub wall: Duration,
+    /// Operations a second of that time.
+    pub throughput_ops_per_sec: f64,
+    /// Half took at most this; in nanoseconds where it is written, as all that follow.
+    #[serde(rename = "p50_ns", with = "nanos")]
+    pub p50: Duration,
+    /// 90 of 100 took at most this.
+    #[serde(rename = "p90_ns", with = "nanos")]
+    pub p90: Duration,
+    /// 95 of 100 took at most this.
+    #[serde(rename = "p95_ns", with = "nanos")]
+    pub p95: Duration,
+    /// 99 of 100 took at most this.
+    #[serde(rename = "p99_ns", with = "nanos")]
+    pub p99: Duration,
+    /// The longest, exactly.
+    #[serde(rename = "max_ns", with = "nanos")]
+    pub max: Duration,
+    /// What the process used meanwhile.
+    pub resources: Resources,
+    /// The samples that are kept, in nanoseconds, in order while there are few.
+    pub samples_ns: Vec<u64>,
+}
+
+/// Takes measurements, each under a name; clones take them together.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use vtcode_core::core::performance_profiler::PerformanceProfiler;
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let profiler = PerformanceProfiler::new();
+/// profiler.start_benchmark("tool_execution").await?;
+/// profiler.record_operation("tool_execution", Duration::from_micros(3)).await?;
+/// let results = profiler.end_benchmark("tool_execution").await?;
+/// println!("Throughput: {:.2} ops/sec", results.throughput_ops_per_sec);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct PerformanceProfiler {
+    table: Arc<Table>,
+}
+
+/// Records the operations of one name, without looking it up each time.
+#[derive(Clone)]
+pub struct Recorder(Arc<Measurement>);
+
+#[expect(clippy::unused_async, reason = "the calls keep their shape if one ever has to wait")]
+impl PerformanceProfiler {
+    /// Returns a profiler that has measured nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins a measurement.
+    pub async fn start_benchmark(&self, name: &str) -> Result<(), ProfilerError> {
+        self.begin(name).map(|_| ())
+    }
+
+    /// Begins a measurement and returns what records into it: the cheapest way.
+    pub fn begin(&self, name: &str) -> Result<Recorder, ProfilerError> {
+        let named = || name.to_owned();
+        let measurement =
+            self.table.find_or_add(name).ok_or_else(|| ProfilerError::TooMany { name: named() })?;
+        if !measurement.begin() {
+            return Err(ProfilerError::Running { name: named() });
+        }
+        Ok(Recorder(Arc::clone(measurement)))
+    }
+
+    /// Records one operation of a measurement that runs.
+    pub async fn record_operation(
+        &self,
+        name: &str,
+        duration: Duration,
+    ) -> Result<(), ProfilerError> {
+        let running = self.table.find(name).filter(|found| found.running.load(Acquire));
+        let not_running = || ProfilerError::NotRunning { name: name.to_owned() };
+        running.ok_or_else(not_running)?.record(duration);
+        Ok(())
+    }
+
+    /// Ends a measurement and returns what it found. The profiler keeps the newest runs of each
+    /// name.
+    pub async fn end_benchmark(&self, name: &str) -> Result<BenchmarkResults, ProfilerError> {
+        let ended = self.table.find(name).and_then(|found| found.end());
+        ended.ok_or_else(|| ProfilerError::NotRunning { name: name.to_owned() })
+    }
+
+    /// Returns the newest run of a name that has ended.
+    pub fn newest(&self, name: &str) -> Option<BenchmarkResults> {
+        self.table.find(name)?.runs().last().cloned()
+    }
+
+    /// Takes a run that was measured before, such as a stored baseline.
+    pub fn add_run(&self, run: BenchmarkResults) -> Result<(), ProfilerError> {
+        let name = run.name.clone();
+        let found = self.table.find_or_add(&name).ok_or(ProfilerError::TooMany { name })?;
+        found.keep(run);
+        Ok(())
+    }
+
+    /// Writes all runs that are kept as JSON, `{"benchmarks": […]}`, the oldest of each name first.
+    /// The file is replaced as a whole or not at all.
+    pub async fn export_results(&self, path: impl AsRef<Path>) -> Result<(), ProfilerError> {
+        let path = path.as_ref();
+        let runs: Vec<BenchmarkResults> =
+            self.table.measurements().flat_map(|found| found.runs().clone()).collect();
+        write_json(path, &serde_json::json!({ "benchmarks": runs }))
+            .map_err(|cause| ProfilerError::Unwritable { path: path.to_owned(), cause })
+    }
+
+    /// Compares the newest run of one name with the newest of another.
+    pub fn compare(&self, baseline: &str, current: &str) -> Result<Comparison, ProfilerError> {
+        let samples = |name: &str| {
+            let run = self.newest(name);
+            let run = run.ok_or_else(|| ProfilerError::Unknown { name: name.to_owned() })?;
+            // A duration of 0 is one that the clock could not see.
+            let samples = run.samples_ns.iter().map(|ns| (*ns).max(1) as f64);
+            let samples: Vec<f64> = samples.collect();
+            if samples.len() < MIN_SAMPLES {
+                let samples = samples.len();
+                return Err(ProfilerError::TooFew { name: name.to_owned(), samples });
+            }
+            Ok(baseline::without_warm_up(&samples).to_vec())
+        };
+        let (first, second) = (samples(baseline)?, samples(current)?);
+        let too_few = ProfilerError::TooFew { name: current.to_owned(), samples: second.len() };
+        baseline::compare(&first, &second, CONFIDENCE).ok_or(too_few)
+    }
+}
+
+impl fmt::Debug for PerformanceProfiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.table.measurements().map(|m| &m.name)).finish()
+    }
+}
+
+impl Recorder {
+    /// Records one operation; after the measurement's end it counts for the next run.
+    #[inline]
+    pub fn record(&self, duration: Duration) {
+        self.0.record(duration);
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Recorder").field(&self.0.name).finish()
+    }
+}
+
+/// Ways to use a profiler.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct BenchmarkUtils;
+
+#[expect(clippy::unused_async, reason = "as the profiler's calls")]
+impl BenchmarkUtils {
+    /// Calls `function` so many times, records each call under `name` and returns the figures.
+    pub async fn benchmark_function<T>(
+        profiler: &PerformanceProfiler,
+        name: &str,
+        iterations: usize,
+        mut function: impl FnMut() -> T,
+    ) -> Result<BenchmarkResults, ProfilerError> {
+        let recorder = profiler.begin(name)?;
+        for _ in 0..iterations {
+            let began = Instant::now();
+            black_box(function());
+            recorder.record(began.elapsed());
+        }
+        profiler.end_benchmark(name).await
+    }
+
+    /// Returns false when the newest run of `current` is slower than the newest of `baseline` by
+    /// more than so many percent, and it is certain to 99 %: a difference that noise explains
+    /// passes. Compares medians after a warm-up, so outliers neither raise nor hide an alarm.
+    pub async fn regression_test(
+        profiler: &PerformanceProfiler,
+        baseline: &str,
+        current: &str,
+        max_regression_percent: f64,
+    ) -> Result<bool, ProfilerError> {
+        let max_percent = max_regression_percent;
+        if !(max_percent.is_finite() && max_percent >= 0.0) {
+            return Err(ProfilerError::NoBound { max_percent });
+        }
+        let found = profiler.compare(baseline, current)?;
+        Ok(found.verdict(max_percent) != Verdict::Slower)
+    }
+}
+
+/// Names to measurements: only added to, so that a look-up needs no lock.
+struct Table {
+    places: Box<[OnceLock<Arc<Measurement>>]>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { places: (0..NAMES).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+impl Table {
+    /// Every place in the order in which a name looks for its own.
+    fn probe(&self, name: &str) -> impl Iterator<Item = &OnceLock<Arc<Measurement>>> {
+        let start = FixedState::default().hash_one(name) as usize % NAMES;
+        (0..NAMES).map(move |n| &self.places[(start + n) % NAMES])
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<Measurement>> {
+        self.probe(name).map_while(OnceLock::get).find(|found| &*found.name == name)
+    }
+
+    fn find_or_add(&self, name: &str) -> Option<&Arc<Measurement>> {
+        let mut found =
+            self.probe(name).map(|place| place.get_or_init(|| Measurement::named(name)));
+        found.find(|found| &*found.name == name)
+    }
+
+    fn measurements(&self) -> impl Iterator<Item = &Arc<Measurement>> {
+        self.places.iter().filter_map(OnceLock::get)
+    }
+}
+
+/// One name's recording, and its former runs.
+struct Measurement {
+    name: Box<str>,
+    running: AtomicBool,
+    histogram: Histogram,
+    recorded: AtomicU64,
+    samples: Box<[AtomicU64]>,
+    began: Mutex<Option<(Instant, Resources)>>,
+    runs: Mutex<Vec<BenchmarkResults>>,
+}
+
+impl Measurement {
+    fn named(name: &str) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            running: AtomicBool::new(false),
+            histogram: Histogram::default(),
+            recorded: AtomicU64::new(0),
+            samples: (0..SAMPLES).map(|_| AtomicU64::new(0)).collect(),
+            began: Mutex::new(None),
+            runs: Mutex::new(Vec::new()),
+        })
+    }
+
+    fn begin(&self) -> bool {
+        let mut began = lock(&self.began);
+        if began.is_some() {
+            return false;
+        }
+        self.histogram.clear();
+        self.recorded.store(0, Relaxed);
+        *began = Some((Instant::now(), Resources::read()));
+        self.running.store(true, Release);
+        true
+    }
+
+    #[inline]
+    fn record(&self, duration: Duration) {
+        self.histogram.record(duration);
+        let n = self.recorded.fetch_add(1, AcqRel) as usize;
+        let place = if n < SAMPLES {
+            n
+        } else {
+            // Each of the first n samples stays with the same chance; a hash is the lot.
+            let lot = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            ((u128::from(lot) * (n as u128 + 1)) >> 64) as usize
+        };
+        if let Some(sample) = self.samples.get(place) {
+            sample.store(nanoseconds(duration), Relaxed);
+        }
+    }
+
+    fn end(&self) -> Option<BenchmarkResults> {
+        let (at, before) = lock(&self.began).take()?;
+        let wall = at.elapsed();
+        self.running.store(false, Release);
+        let resources = Resources::read().since(&before);
+        let found = self.histogram.percentiles();
+        let operations = self.recorded.load(Acquire);
+        let kept = usize::try_from(operations).unwrap_or(SAMPLES).min(SAMPLES);
+        let results = BenchmarkResults {
+            name: self.name.to_string(),
+            operations,
+            wall,
+            // Nothing is infinitely fast: a time that the clock could not see is its smallest.
+            throughput_ops_per_sec: operations as f64 / wall.as_secs_f64().max(1e-9),
+            p50: found.p50,
+            p90: found.p90,
+            p95: found.p95,
+            p99: found.p99,
+            max: found.max,
+            resources,
+            samples_ns: self.samples[..kept].iter().map(|ns| ns.load(Relaxed)).collect(),
+        };
+        self.keep(results.clone());
+        Some(results)
+    }
+
+    fn keep(&self, run: BenchmarkResults) {
+        let mut runs = self.runs();
+        if runs.len() == RUNS {
+            runs.remove(0);
+        }
+        runs.push(run);
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Vec<BenchmarkResults>> {
+        lock(&self.runs)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each use leaves a whole value: it is sound after any panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes a file whole or not at all.
+pub(crate) fn write_json(path: &Path, value: &serde_json::Value) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut beside = name.to_owned();
+    beside.push(format!(".{}.part", std::process::id()));
+    let part = path.with_file_name(beside);
+    let write = || {
+        let mut file = io::BufWriter::new(std::fs::File::create(&part)?);
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    let written = write();
+    if written.is_err() {
+        // It may never have been made.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
+}
+
+mod nanos {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(d: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(super::nanoseconds(*d))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        u64::deserialize(d).map(Duration::from_nanos)
+    }
+}
+
+#[cfg(test)]
+mod tests;
