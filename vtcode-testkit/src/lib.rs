@@ -20,6 +20,7 @@
 //! ```
 
 mod allocations;
+mod bill;
 mod http;
 mod model;
 mod reply;
@@ -29,7 +30,7 @@ mod workspace;
 
 pub use allocations::{Allocations, Counting};
 pub use model::{Request, ScriptedModel};
-pub use reply::{Fault, Reply, call, fail, raw_call, say, think};
+pub use reply::{Fault, Reply, Usage, call, fail, raw_call, say, think};
 pub use response::Chunking;
 pub use wire::Wire;
 pub use workspace::TempWorkspace;

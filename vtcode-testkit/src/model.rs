@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::http::{self, Inbox, Incoming, ReadError};
-use crate::reply::Reply;
+use crate::reply::{Reply, Usage};
 use crate::response::{Chunking, Ending, Response};
 use crate::wire::Wire;
 
@@ -51,6 +51,13 @@ pub struct Request {
     pub ended_at: Option<Instant>,
     /// True when the client went before the response had ended.
     pub client_left: bool,
+    /// What the response said of the tokens used, as far as it went out: what is billed. An event
+    /// counts when its last byte has been written.
+    pub billed: Usage,
+    /// The events of the whole answer, whatever its fault left of it.
+    pub answer_events: usize,
+    /// The bytes of the whole response, its head included, whatever its fault left of it.
+    pub answer_bytes: usize,
     /// Why the request was refused, or got no reply because the script had ended. Failures that the
     /// script orders are no errors. Known before the first byte of the response.
     pub error: Option<String>,
@@ -210,10 +217,17 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
         let Turn { slot, response } = shared.take(incoming, refusal, connection);
 
         let (mut read, mut write) = stream.split();
-        let first_byte = || shared.note(slot, |request, now| request.first_byte_at = Some(now));
+        let written = |first, billed| {
+            shared.note(slot, |request, now| {
+                request.billed = billed;
+                if first {
+                    request.first_byte_at = Some(now);
+                }
+            });
+        };
         let left = tokio::select! {
             biased;
-            sent = response.send(&mut write, first_byte) => sent.is_err(),
+            sent = response.send(&mut write, written) => sent.is_err(),
             () = inbox.until_gone(&mut read) => true,
         };
         shared.note(slot, |request, now| {
@@ -294,6 +308,9 @@ impl Shared {
             first_byte_at: None,
             ended_at: None,
             client_left: false,
+            billed: Usage::default(),
+            answer_events: 0,
+            answer_bytes: 0,
             error: body.as_ref().err().map(|(_, why)| why.clone()),
         };
         let (mut slot, mut number) = (0, 0);
@@ -319,6 +336,11 @@ impl Shared {
             },
             Err((code, why)) => Response::json(code, &[], &manner.error(code, &why)),
         };
+        self.log.send_modify(|log| {
+            let request = &mut log.requests[slot];
+            request.answer_events = response.answer_events;
+            request.answer_bytes = response.answer_bytes;
+        });
         Turn { slot: Some(slot), response }
     }
 

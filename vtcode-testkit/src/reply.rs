@@ -15,6 +15,7 @@ pub struct Reply {
     pub(crate) usage: Option<Usage>,
     pub(crate) finish: Option<String>,
     pub(crate) fault: Option<Fault>,
+    pub(crate) number: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -24,11 +25,15 @@ pub(crate) enum Part {
     Call { id: Option<String>, name: String, arguments: String },
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Usage {
-    pub(crate) input: u64,
-    pub(crate) cached: u64,
-    pub(crate) output: u64,
+/// Token counts, as a provider reports and bills them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All input tokens, cached ones included.
+    pub input: u64,
+    /// Input tokens that came from the provider's cache.
+    pub cached: u64,
+    /// Output tokens, thinking included.
+    pub output: u64,
 }
 
 /// A way in which an answer fails. Where a fault counts events, an answer that is not streamed is
@@ -49,8 +54,28 @@ pub enum Fault {
     CutAfterEvents(usize),
     /// Closes the connection after so many bytes of the body.
     CutAfterBytes(usize),
+    /// Closes the connection after so many bytes of the response, whose head and framing count too.
+    CutResponseAfterBytes(usize),
+    /// Resets the connection (RST) after so many events, in the middle of the body.
+    ResetAfterEvents(usize),
+    /// Reads the request, keeps the connection open and never sends a byte.
+    Silence,
     /// Keeps the connection open after so many events and sends nothing more until the client goes.
     StallAfterEvents(usize),
+    /// After so many events, sends one byte at a time with this pause before each.
+    DripAfterEvents(usize, Duration),
+    /// After so many events, sends one line of so many bytes that belongs to no event yet.
+    LongLineAfterEvents(usize, usize),
+    /// Says that the body, which is as it should be, is of this content type.
+    ContentType(String),
+    /// Sends other bytes wherever these stand in the body; with some that are not UTF-8, what a
+    /// server does that takes its text for another encoding.
+    Replace {
+        /// What stands there.
+        from: Vec<u8>,
+        /// What is sent.
+        to: Vec<u8>,
+    },
     /// After so many events, reports in the stream that the provider is overloaded, and ends it.
     ErrorAfterEvents(usize),
     /// Sends these bytes as the body, properly framed.
@@ -81,6 +106,13 @@ impl Fault {
         };
         headers.push((name.into(), value.into()));
         self
+    }
+
+    /// Returns a [`Fault::Replace`].
+    pub fn replace(from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) -> Self {
+        let from = from.into();
+        assert!(!from.is_empty(), "nothing stands everywhere");
+        Self::Replace { from, to: to.into() }
     }
 }
 
@@ -123,6 +155,7 @@ impl Reply {
             usage: next.usage.or(self.usage),
             finish: next.finish.or(self.finish),
             fault: next.fault.or(self.fault),
+            number: next.number.or(self.number),
         }
     }
 
@@ -156,6 +189,14 @@ impl Reply {
     pub fn usage(mut self, input: u64, cached: u64, output: u64) -> Self {
         assert!(cached <= input, "cached tokens are a part of the input");
         self.usage = Some(Usage { input, cached, output });
+        self
+    }
+
+    /// Makes its ids those of the answer to this request, whichever it answers: the bytes are then
+    /// the same each time.
+    #[must_use]
+    pub fn number(mut self, number: usize) -> Self {
+        self.number = Some(number);
         self
     }
 

@@ -9,8 +9,9 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::WriteHalf;
 
+use crate::bill::Bill;
 use crate::http;
-use crate::reply::{Fault, Reply};
+use crate::reply::{Fault, Reply, Usage};
 use crate::wire::{Answer, Wire};
 
 /// How the events of a stream are split into HTTP chunks. Each chunk is one write to the socket.
@@ -43,9 +44,29 @@ pub(crate) enum Ending {
 pub(crate) struct Response {
     delay: Duration,
     pace: Duration,
-    /// The head stands in the first one, together with the first chunk.
-    writes: Vec<Vec<u8>>,
+    writes: Vec<Write>,
     pub(crate) ending: Ending,
+    pub(crate) answer_events: usize,
+    pub(crate) answer_bytes: usize,
+}
+
+/// One write to the socket.
+#[derive(Debug, Default)]
+struct Write {
+    /// The head stands in the first one, together with the first chunk.
+    bytes: Vec<u8>,
+    /// How often they are written.
+    times: usize,
+    /// A wait before it, besides the pace.
+    pause: Duration,
+    /// What is billed once it is written.
+    billed: Usage,
+}
+
+impl Write {
+    fn once(bytes: Vec<u8>, billed: Usage) -> Self {
+        Self { bytes, times: 1, billed, ..Self::default() }
+    }
 }
 
 impl Response {
@@ -94,22 +115,23 @@ impl Response {
         }
     }
 
-    /// Writes the response. Returns never when it stalls; `first` is called after the first write.
+    /// Writes the response. Returns never when it stalls; `written` is called after each write, with
+    /// whether it was the first and what is billed by now.
     pub(crate) async fn send(
         &self,
         to: &mut WriteHalf<'_>,
-        first: impl FnOnce(),
+        written: impl Fn(bool, Usage),
     ) -> io::Result<()> {
         pause(self.delay).await;
-        let mut first = Some(first);
-        for (index, bytes) in self.writes.iter().enumerate() {
+        for (index, write) in self.writes.iter().enumerate() {
             if index > 0 {
                 pause(self.pace).await;
             }
-            to.write_all(bytes).await?;
-            if let Some(first) = first.take() {
-                first();
+            pause(write.pause).await;
+            for _ in 0..write.times {
+                to.write_all(&write.bytes).await?;
             }
+            written(index == 0, write.billed);
         }
         if self.ending == Ending::Stall {
             std::future::pending::<()>().await;
@@ -118,7 +140,14 @@ impl Response {
     }
 
     fn nothing(ending: Ending) -> Self {
-        Self { delay: Duration::ZERO, pace: Duration::ZERO, writes: Vec::new(), ending }
+        Self {
+            delay: Duration::ZERO,
+            pace: Duration::ZERO,
+            writes: Vec::new(),
+            ending,
+            answer_events: 0,
+            answer_bytes: 0,
+        }
     }
 
     fn plain(code: u16, headers: &[(String, String)], content_type: &str, body: &[u8]) -> Self {
@@ -130,7 +159,9 @@ impl Response {
         all.extend(headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let mut bytes = http::head(code, &all);
         bytes.extend_from_slice(body);
-        Self { writes: vec![bytes], ..Self::nothing(Ending::Clean) }
+        let answer_bytes = bytes.len();
+        let writes = vec![Write::once(bytes, Usage::default())];
+        Self { writes, answer_bytes, ..Self::nothing(Ending::Clean) }
     }
 
     /// Renders an answer; `fault` is one that damages the body.
@@ -141,88 +172,208 @@ impl Response {
         fault: Option<&Fault>,
         chunking: Chunking,
     ) -> Self {
-        let streamed = request["stream"] == true;
-        let mut events = if streamed {
-            wire.stream(answer)
-        } else {
-            vec![wire.whole(answer).to_string().into_bytes()]
-        };
-        if let Some(Fault::Garbage(bytes)) = fault {
-            events = vec![bytes.clone()];
+        if matches!(fault, Some(Fault::Silence)) {
+            return Self::nothing(Ending::Stall);
         }
+        if request["stream"] == true {
+            return Self::streamed(wire, answer, fault, chunking);
+        }
+        if matches!(fault, Some(Fault::ErrorAfterEvents(_))) {
+            return Self::json(503, &[], &wire.error(503, "the script orders this error"));
+        }
+        let whole = wire.whole(answer);
+        let mut body = vec![whole.to_string().into_bytes()];
+        let content_type = change(&mut body, fault).unwrap_or("application/json");
         // What is announced is the whole body; a fault may send less.
-        let length = events.iter().map(Vec::len).sum::<usize>().to_string();
-        let ending = match fault {
-            Some(Fault::CutAfterEvents(count)) => {
-                events.truncate(*count);
-                Ending::Close
-            }
-            Some(Fault::CutAfterBytes(count)) => {
-                let mut left = *count;
-                for event in &mut events {
-                    event.truncate(left);
-                    left -= event.len();
-                }
-                Ending::Close
-            }
-            Some(Fault::StallAfterEvents(count)) => {
-                events.truncate(*count);
-                Ending::Stall
-            }
-            Some(Fault::ErrorAfterEvents(count)) if streamed => {
-                events.truncate(*count);
-                events.push(wire.error_event());
-                Ending::Clean
-            }
-            Some(Fault::ErrorAfterEvents(_)) => {
-                return Self::json(503, &[], &wire.error(503, "the script orders this error"));
-            }
-            _ => Ending::Clean,
-        };
-        let writes = if streamed {
-            let number = answer.number() as u64;
-            let head = http::head(200, &STREAM_HEADERS);
-            frame(head, &rechunk(events, chunking, number), ending)
+        let length = body[0].len().to_string();
+        let head = [("content-type", content_type), ("content-length", length.as_str())];
+        let head = http::head(200, &head);
+        let answer_bytes = head.len() + body[0].len();
+        let (ending, limit) = cut(&mut body, fault);
+        let body = body.concat();
+        let sent_whole = body.len() + head.len() == answer_bytes;
+        let mut bytes = [head, body].concat();
+        bytes.truncate(limit);
+        let billed = if sent_whole && bytes.len() == answer_bytes {
+            Bill::new(wire).whole(&whole)
         } else {
-            let head = [("content-type", "application/json"), ("content-length", length.as_str())];
-            vec![[http::head(200, &head), events.concat()].concat()]
+            Usage::default()
         };
-        Self { writes, ..Self::nothing(ending) }
+        let writes = vec![Write::once(bytes, billed)];
+        Self { writes, answer_events: 1, answer_bytes, ..Self::nothing(ending) }
+    }
+
+    fn streamed(
+        wire: Wire,
+        answer: &Answer<'_>,
+        fault: Option<&Fault>,
+        chunking: Chunking,
+    ) -> Self {
+        let mut events = wire.stream(answer);
+        let content_type = change(&mut events, fault).unwrap_or("text/event-stream; charset=utf-8");
+        let head = http::head(
+            200,
+            &[
+                ("content-type", content_type),
+                ("cache-control", "no-cache"),
+                ("transfer-encoding", "chunked"),
+            ],
+        );
+        let number = answer.number() as u64;
+        let (answer_events, bill) = (events.len(), || Bill::new(wire));
+        let whole = frame(&head, &rechunk(&events, chunking, number), usize::MAX, bill());
+        let answer_bytes =
+            whole.iter().map(|write| write.bytes.len()).sum::<usize>() + http::LAST_CHUNK.len();
+
+        let rest = match fault {
+            Some(Fault::DripAfterEvents(count, pause)) => {
+                let rest = events.split_off((*count).min(events.len()));
+                Some((rest.concat(), *pause))
+            }
+            _ => None,
+        };
+        let (ending, limit) = cut(&mut events, fault);
+        if let Some(Fault::ErrorAfterEvents(_)) = fault {
+            events.push(wire.error_event());
+        }
+        let mut writes = frame(&head, &rechunk(&events, chunking, number), limit, bill());
+        if let Some((rest, pause)) = rest {
+            let mut bill = bill();
+            bill.sent(&events.concat());
+            writes.extend(rest.iter().map(|byte| {
+                let mut bytes = Vec::new();
+                http::chunk(&mut bytes, &[*byte]);
+                Write { pause, ..Write::once(bytes, bill.sent(&[*byte])) }
+            }));
+        }
+        if let Some(Fault::LongLineAfterEvents(_, bytes)) = fault {
+            let billed = writes.last().map(|write| write.billed).unwrap_or_default();
+            let mut piece = Vec::new();
+            http::chunk(&mut piece, &vec![b'x'; LONG_LINE_PIECE]);
+            let times = bytes.div_ceil(LONG_LINE_PIECE);
+            writes.push(Write { bytes: piece, times, billed, ..Write::default() });
+        }
+        if ending == Ending::Clean {
+            let last = writes.last_mut().expect("the head stands there");
+            if last.times == 1 {
+                last.bytes.extend_from_slice(http::LAST_CHUNK);
+            } else {
+                let billed = last.billed;
+                writes.push(Write::once(http::LAST_CHUNK.to_vec(), billed));
+            }
+        } else if let Some(Fault::CutResponseAfterBytes(_)) = fault
+            && limit + http::LAST_CHUNK.len() > answer_bytes
+        {
+            let left = limit + http::LAST_CHUNK.len() - answer_bytes;
+            let last = writes.last_mut().expect("the head stands there");
+            last.bytes.extend_from_slice(&http::LAST_CHUNK[..left.min(http::LAST_CHUNK.len())]);
+        }
+        Self { writes, answer_events, answer_bytes, ..Self::nothing(ending) }
     }
 }
 
-const STREAM_HEADERS: [(&str, &str); 3] = [
-    ("content-type", "text/event-stream; charset=utf-8"),
-    ("cache-control", "no-cache"),
-    ("transfer-encoding", "chunked"),
-];
+/// Bytes of a long line that are written at once.
+const LONG_LINE_PIECE: usize = 64 * 1024;
+
+/// Changes what the body says, and returns the content type that a fault orders.
+fn change<'a>(events: &mut Vec<Vec<u8>>, fault: Option<&'a Fault>) -> Option<&'a str> {
+    match fault {
+        Some(Fault::Garbage(bytes)) => *events = vec![bytes.clone()],
+        Some(Fault::Replace { from, to }) => {
+            for event in events {
+                *event = replaced(event, from, to);
+            }
+        }
+        Some(Fault::ContentType(name)) => return Some(name),
+        _ => {}
+    }
+    None
+}
+
+/// Leaves of the body what a fault leaves of it. Returns what becomes of the connection, and how
+/// many bytes of the whole response are sent.
+fn cut(events: &mut Vec<Vec<u8>>, fault: Option<&Fault>) -> (Ending, usize) {
+    let ending = match fault {
+        Some(Fault::CutAfterEvents(count)) => {
+            events.truncate(*count);
+            Ending::Close
+        }
+        Some(Fault::ResetAfterEvents(count)) => {
+            events.truncate(*count);
+            Ending::Reset
+        }
+        Some(Fault::CutAfterBytes(count)) => {
+            let mut left = *count;
+            for event in events {
+                event.truncate(left);
+                left -= event.len();
+            }
+            Ending::Close
+        }
+        Some(Fault::CutResponseAfterBytes(count)) => return (Ending::Close, *count),
+        Some(Fault::StallAfterEvents(count)) => {
+            events.truncate(*count);
+            Ending::Stall
+        }
+        Some(Fault::ErrorAfterEvents(count) | Fault::LongLineAfterEvents(count, _)) => {
+            events.truncate(*count);
+            Ending::Clean
+        }
+        _ => Ending::Clean,
+    };
+    (ending, usize::MAX)
+}
+
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while at < bytes.len() {
+        if bytes[at..].starts_with(from) {
+            out.extend_from_slice(to);
+            at += from.len();
+        } else {
+            out.push(bytes[at]);
+            at += 1;
+        }
+    }
+    out
+}
 
 /// What stands between the client and the model in a hotel.
 const PORTAL: &[u8] =
     b"<!doctype html><html><head><title>Sign in</title></head><body>Welcome!</body></html>\n";
 
-/// Joins the head with the first chunk and the end with the last, as a fast provider would: a client
-/// then needs no second read for what is already there.
-fn frame(head: Vec<u8>, chunks: &[Vec<u8>], ending: Ending) -> Vec<Vec<u8>> {
-    let mut writes = vec![head];
-    for (index, bytes) in chunks.iter().enumerate() {
-        if index > 0 {
-            writes.push(Vec::new());
+/// Joins the head with the first chunk, as a fast provider would: a client then needs no second read
+/// for what is already there. Sends `limit` bytes at most.
+fn frame(head: &[u8], chunks: &[Vec<u8>], limit: usize, mut bill: Bill) -> Vec<Write> {
+    let mut writes = vec![Write::once(head.to_vec(), Usage::default())];
+    writes[0].bytes.truncate(limit);
+    let mut left = limit.saturating_sub(head.len());
+    for (index, body) in chunks.iter().enumerate() {
+        if left == 0 {
+            break;
         }
-        http::chunk(writes.last_mut().expect("the head stands there"), bytes);
-    }
-    if ending == Ending::Clean {
-        writes.last_mut().expect("the head stands there").extend_from_slice(http::LAST_CHUNK);
+        if index > 0 {
+            writes.push(Write::once(Vec::new(), Usage::default()));
+        }
+        let mut chunk = Vec::new();
+        http::chunk(&mut chunk, body);
+        chunk.truncate(left);
+        left -= chunk.len();
+        let before = format!("{:x}\r\n", body.len()).len();
+        let of_body = chunk.len().saturating_sub(before).min(body.len());
+        let write = writes.last_mut().expect("the head stands there");
+        write.billed = bill.sent(&body[..of_body]);
+        write.bytes.extend_from_slice(&chunk);
     }
     writes
 }
 
 /// Splits the body's bytes; an empty chunk would end the body, so there is none.
-fn rechunk(events: Vec<Vec<u8>>, chunking: Chunking, number: u64) -> Vec<Vec<u8>> {
+fn rechunk(events: &[Vec<u8>], chunking: Chunking, number: u64) -> Vec<Vec<u8>> {
     let mut random;
     let mut next: Box<dyn FnMut() -> usize> = match chunking {
         Chunking::WholeEvents => {
-            return events.into_iter().filter(|event| !event.is_empty()).collect();
+            return events.iter().filter(|event| !event.is_empty()).cloned().collect();
         }
         Chunking::Bytes(bytes) => Box::new(move || bytes.max(1)),
         Chunking::Random(seed) => {

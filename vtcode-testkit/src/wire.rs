@@ -54,6 +54,7 @@ impl<'a> Answer<'a> {
         request_bytes: usize,
         reply: &'a Reply,
     ) -> Self {
+        let number = reply.number.unwrap_or(number);
         let prefix = match wire {
             Wire::Chat | Wire::Responses => "call",
             Wire::Messages => "toolu",

@@ -4,6 +4,7 @@ mod background;
 mod bad_input;
 mod engine;
 mod escapes;
+mod fault_matrix;
 mod journal;
 mod optimization_integration_tests;
 mod rate;

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use serde_json::json;
-use vtcode_testkit::{Fault, ScriptedModel, Wire, call, fail, say};
+use vtcode_testkit::{Fault, ScriptedModel, Usage, Wire, call, fail, say};
 
 use crate::client::{ALL, Client, path, request, said, within};
 
@@ -233,5 +233,89 @@ async fn a_missing_terminal_ends_the_body_but_not_the_message() {
         let said = said(wire, &got);
         assert_eq!(said.parts, [crate::client::Part::Text(TEXT.to_owned())]);
         assert_eq!((said.finish, said.terminal), (None, false));
+    }
+}
+
+#[tokio::test]
+async fn a_cut_of_the_response_counts_its_head_and_framing() {
+    for wire in ALL {
+        let model = ScriptedModel::start(vec![say(TEXT)]).await;
+        let whole = Client::to(&model).await.stream(wire).await;
+        let bytes = model.requests()[0].answer_bytes;
+        assert!(bytes > whole.head.len() + whole.text().len());
+        for count in [0, 1, whole.head.len() + 3, bytes - 1] {
+            let model = broken(Fault::CutResponseAfterBytes(count)).await;
+            let mut client = Client::to(&model).await;
+            client.post(path(wire), &request(wire, true).to_string()).await;
+            let got = within(client.response()).await;
+            assert!(got.is_none_or(|got| !got.complete), "{wire:?} {count}");
+            goes_on(&model, wire).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn silence_is_not_a_byte_until_the_client_goes() {
+    let model = broken(Fault::Silence).await;
+    let mut client = Client::to(&model).await;
+    client.post(path(Wire::Chat), &request(Wire::Chat, true).to_string()).await;
+    model.wait_for_requests(1).await;
+    drop(client);
+    within(model.wait_until(|requests| requests[0].ended_at.is_some())).await;
+    let request = &model.requests()[0];
+    assert!(request.client_left && request.first_byte_at.is_none());
+    goes_on(&model, Wire::Chat).await;
+}
+
+#[tokio::test]
+async fn a_drip_is_the_same_answer_and_a_replacement_is_another() {
+    for wire in ALL {
+        let model = broken(Fault::DripAfterEvents(1, Duration::from_micros(1))).await;
+        let dripped = Client::to(&model).await.stream(wire).await;
+        let model = ScriptedModel::start(vec![say(TEXT)]).await;
+        let whole = Client::to(&model).await.stream(wire).await;
+        assert_eq!(dripped.text(), whole.text());
+        let model = broken(Fault::replace("Some", "Many")).await;
+        let other = Client::to(&model).await.stream(wire).await;
+        assert_eq!(other.text(), whole.text().replace("Some", "Many"));
+    }
+}
+
+#[tokio::test]
+async fn a_long_line_is_as_long_as_ordered_and_a_content_type_is_as_ordered() {
+    let model = broken(Fault::LongLineAfterEvents(1, 300_000)).await;
+    let got = Client::to(&model).await.stream(Wire::Chat).await;
+    assert!(got.text().ends_with(&"x".repeat(300_000)) && got.text().len() < 400_000);
+    let model = broken(Fault::ContentType("image/png".to_owned())).await;
+    let got = Client::to(&model).await.stream(Wire::Chat).await;
+    assert_eq!(got.header("content-type"), Some("image/png"));
+    assert!(got.text().contains("[DONE]"));
+}
+
+/// What is billed is what was said before the cut: the whole, the first half of it, or nothing.
+#[tokio::test]
+async fn the_bill_is_what_was_said_of_it() {
+    let used = Usage { input: 70, cached: 20, output: 9 };
+    for wire in ALL {
+        let reply = || say(TEXT).usage(used.input, used.cached, used.output);
+        let start = match wire {
+            // Reported once, at the end.
+            Wire::Chat | Wire::Responses => Usage::default(),
+            // The input at the start, the output at the end.
+            Wire::Messages => Usage { output: 1, ..used },
+            // With every event.
+            _ => used,
+        };
+        let replies = vec![reply(), reply().fault(Fault::CutAfterEvents(2)), fail(Fault::Silence)];
+        let model = ScriptedModel::start(replies).await;
+        for _ in 0..2 {
+            Client::to(&model).await.stream(wire).await;
+        }
+        let mut client = Client::to(&model).await;
+        client.post(path(wire), &request(wire, true).to_string()).await;
+        model.wait_for_requests(3).await;
+        drop(client);
+        let billed: Vec<_> = model.requests().iter().map(|request| request.billed).collect();
+        assert_eq!(billed, [used, start, Usage::default()], "{wire:?}");
     }
 }

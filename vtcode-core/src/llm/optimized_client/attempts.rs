@@ -96,9 +96,24 @@ struct Answer {
 }
 
 enum Framing {
+    /// Nothing but white space came.
+    Unknown,
     Events(SseParser),
     /// The server does not stream; all of its answer.
     Whole(Vec<u8>),
+}
+
+impl Framing {
+    /// Decides by what comes and not by what was announced: servers announce their events as text,
+    /// as JSON or as nothing at all, and a whole answer as events.
+    fn begin(&mut self, bytes: &[u8]) {
+        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+        match (&self, first) {
+            (Self::Unknown, Some(b'{' | b'[')) => *self = Self::Whole(Vec::new()),
+            (Self::Unknown, Some(_)) => *self = Self::Events(SseParser::new()),
+            _ => {}
+        }
+    }
 }
 
 impl fmt::Debug for Attempts {
@@ -296,13 +311,7 @@ impl Attempts {
             self.fail(LlmError::NotAModel { url, what: "it sent an HTML page".to_owned() });
             return;
         }
-        // Others (none, plain text) are sent by servers that stream nonetheless.
-        let framing = if content_type.starts_with("application/json") {
-            Framing::Whole(Vec::new())
-        } else {
-            Framing::Events(SseParser::new())
-        };
-        let decoder = self.client.provider.decoder(&self.tools);
+        let (decoder, framing) = (self.client.provider.decoder(&self.tools), Framing::Unknown);
         self.state = State::Answering(Answer { response, decoder, framing, taken_bytes: 0 });
     }
 
@@ -321,9 +330,11 @@ impl Attempts {
             self.fail(LlmError::TooLong { limit_bytes: MAX_ANSWER_BYTES });
             return;
         }
+        answer.framing.begin(bytes);
         let mut deltas = Vec::new();
         let result =
             match &mut answer.framing {
+                Framing::Unknown => Ok(()),
                 Framing::Whole(body) => {
                     body.extend_from_slice(bytes);
                     Ok(())
@@ -352,7 +363,7 @@ impl Attempts {
         let State::Answering(answer) = &mut self.state else { return };
         let mut deltas = Vec::new();
         let result = match &answer.framing {
-            Framing::Events(_) => answer
+            Framing::Unknown | Framing::Events(_) => answer
                 .decoder
                 .end(&mut deltas)
                 .map_err(|error| broken.unwrap_or_else(|| self.client.not_decoded(error))),

@@ -583,6 +583,19 @@ async fn a_server_that_does_not_stream_is_understood() {
 }
 
 #[tokio::test]
+async fn what_comes_counts_and_not_what_it_was_announced_as() {
+    let events = "\r\ndata: {\"choices\":[{\"delta\":{\"content\":\"Hi\"}}]}\n\n\
+                  data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let whole = r#" {"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+    for body in [events, whole] {
+        for kind in ["text/event-stream", "application/json", "text/plain", "image/png"] {
+            let server = Server::start([vec![Step::Send(http(200, kind, body))]]).await;
+            assert_eq!(ask(&server.client()).await.unwrap().text(), "Hi", "{kind}: {body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_is_not_followed_with_the_key() {
     let moved = Step::Send(with_header(307, "location: http://127.0.0.1:1/v1", ""));
     let server = Server::start([vec![moved]]).await;
