@@ -18,6 +18,9 @@
 //! assert_eq!(model.requests().len(), 0);
 //! # }
 //! ```
+//!
+//! Each [`Request`] says what was `billed` for it: the tokens that its response had reported by the
+//! time it ended, however it ended. A ledger that is right says the same, attempt by attempt.
 
 mod allocations;
 mod bill;
