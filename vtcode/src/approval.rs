@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::termios::{QueueSelector, tcflush};
 use tokio::net::unix::pipe::Receiver;
 use vtcode_core::config::safety::Approval;
+use vtcode_core::core::optimized_agent::Confirm;
 use vtcode_core::safety::permissions::{Answer, Approver, Question};
 
 use crate::terminal::clean;
@@ -23,6 +24,22 @@ pub(crate) fn on_terminal(approval: Approval) -> Option<Approver> {
         return None;
     }
     Some(Arc::new(|question| Box::pin(async move { ask(&question).await.unwrap_or(Answer::No) })))
+}
+
+/// Returns who says on this terminal whether to go on; none where nobody is asked, or nobody is there.
+pub(crate) fn confirm_on_terminal(approval: Approval) -> Option<Confirm> {
+    on_terminal(approval)?;
+    Some(Arc::new(|why| Box::pin(async move { confirm(&why).await.unwrap_or(false) })))
+}
+
+async fn confirm(why: &str) -> io::Result<bool> {
+    tcflush(io::stdin(), QueueSelector::IFlush)?;
+    loop {
+        let _ = write!(io::stderr(), "vtcode: {}; go on? y, n: ", clean(why));
+        if let Some(answer) = answer(&line().await?, false) {
+            return Ok(answer != Answer::No);
+        }
+    }
 }
 
 /// Shows a question and reads its answer; the end of the input, or what cannot be read, is no.

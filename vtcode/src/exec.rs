@@ -23,6 +23,7 @@ use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
+use crate::approval;
 use crate::args::{Common, Exec, Resume};
 use crate::exit::{self, Exit, Usage};
 use crate::json::JsonLines;
@@ -402,7 +403,7 @@ pub(crate) async fn work(
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
     let profile = Arc::new(Mutex::new(Profile::default()));
     let profiled = Arc::clone(&profile);
-    let engine = OptimizedAgentEngine::new(
+    let mut engine = OptimizedAgentEngine::new(
         header.session_id.clone(),
         Arc::clone(&pipeline),
         Arc::new(client),
@@ -419,6 +420,10 @@ pub(crate) async fn work(
         EventKind::ToolFinished { .. } => tell(&preimages),
         _ => {}
     });
+
+    if let Some(confirm) = approval::confirm_on_terminal(settings.safety.approval) {
+        engine = engine.with_confirm(confirm);
+    }
 
     if entry.title.is_empty() {
         entry.title = prompt.lines().next().unwrap_or_default().chars().take(80).collect();

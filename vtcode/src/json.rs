@@ -69,7 +69,7 @@ impl JsonLines {
                     output.push_str(text);
                 }
             }
-            EventKind::ToolFinished { call_id, text, is_error, detail, ran, .. } => {
+            EventKind::ToolFinished { call_id, text, is_error, class, detail, ran, .. } => {
                 let output = self.output.remove(call_id).unwrap_or_default();
                 let Some((id, call)) = self.running.remove(call_id) else { return };
                 let failed = *is_error
@@ -86,6 +86,7 @@ impl JsonLines {
                 facts["duration_ms"] = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX).into();
                 if *is_error {
                     facts["error"] = text.as_str().into();
+                    facts["error_class"] = json!(class);
                 }
                 print(&json!({"type": "item.completed", "item": call.item(&id, status, facts)}));
             }
@@ -93,9 +94,9 @@ impl JsonLines {
             EventKind::PromptFinished { usage } => {
                 print(&json!({"type": "turn.completed", "usage": tokens(*usage)}));
             }
-            EventKind::PromptFailed { error, usage } => print(&json!({
+            EventKind::PromptFailed { error, class, usage } => print(&json!({
                 "type": "turn.failed",
-                "error": {"message": error},
+                "error": {"message": error, "class": class},
                 "usage": tokens(*usage),
             })),
             _ => {}

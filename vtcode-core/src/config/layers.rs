@@ -293,6 +293,18 @@ pub const KEYS: &[Key] = &[
         get: |s| s.limits.agent.max_turns.to_string(),
     },
     Key {
+        name: "limits.max_repeats",
+        env: Some("VTCODE_MAX_REPEATS"),
+        doc: "answers in a row that may only repeat calls whose results are known, before you are asked or the task fails",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 100_000,
+            set: |s, v| s.limits.agent.max_repeats = v as u32,
+        },
+        get: |s| s.limits.agent.max_repeats.to_string(),
+    },
+    Key {
         name: "limits.max_tokens",
         env: Some("VTCODE_MAX_TOKENS"),
         doc: "input and output tokens a prompt may use",

@@ -29,6 +29,9 @@ pub struct AgentLimits {
     pub max_cost_usd: Option<f64>,
     /// What the model's tokens cost, if known.
     pub price: Option<Price>,
+    /// Answers in a row that may ask only for what is known before the prompt fails; an answer whose
+    /// calls ran for a second or longer waits for something and does not count.
+    pub max_repeats: u32,
     /// Tool calls handed to the pipeline while the answer still streams. 0: after it has ended.
     pub calls_started_mid_stream: usize,
 }
@@ -178,6 +181,7 @@ impl Limits {
                 max_tokens: None,
                 max_cost_usd: None,
                 price: None,
+                max_repeats: 8,
                 calls_started_mid_stream: usize::MAX,
             },
             tools: ToolLimits {

@@ -119,6 +119,26 @@ impl std::fmt::Display for CacheMiss {
     }
 }
 
+/// Whose failure an error is, and so who can mend it. What follows from each stands in
+/// docs/recovery.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// What the model said cannot be used: it says it anew.
+    Model,
+    /// The provider cannot be reached, refuses or fails.
+    Provider,
+    /// A tool could not do what was asked.
+    Tool,
+    /// It is not allowed.
+    Policy,
+    /// The machine lacks what it takes: place, files, time for one more call.
+    Environment,
+    /// A fault of VT Code.
+    Ours,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -228,6 +248,9 @@ pub enum EventKind {
         text: String,
         /// True when the call failed.
         is_error: bool,
+        /// Whose failure it was, if it was one; older journals do not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<ErrorClass>,
         /// What it did.
         detail: Detail,
         /// How long it waited for its turn in the pipeline.
@@ -256,6 +279,9 @@ pub enum EventKind {
     PromptFailed {
         /// Why, and what to do.
         error: String,
+        /// Whose failure it was; none when a limit or the user ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<ErrorClass>,
         /// What all its requests used.
         usage: Usage,
     },

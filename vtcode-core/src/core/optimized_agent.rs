@@ -3,6 +3,7 @@
 //! Never polls: it sleeps until the stream, a call, the user or the clock has something to say.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
@@ -40,6 +41,7 @@ pub struct OptimizedAgentEngine {
     limits: AgentLimits,
     cancel: CancellationToken,
     sinks: Vec<Sink>,
+    confirm: Option<Confirm>,
     prompts: Mutex<Option<mpsc::Sender<String>>>,
     begin: Mutex<Option<Begin>>,
 }
@@ -47,6 +49,10 @@ pub struct OptimizedAgentEngine {
 /// Takes every event, in order, as it happens. Called on the engine's own task: a sink that blocks
 /// holds the engine up.
 type Sink = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// Asks somebody whether a session that gets nowhere should go on; the text says why it is asked.
+/// Who drops the future withdraws the question.
+pub type Confirm = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 /// What a run takes over when it starts.
 struct Begin {
@@ -110,6 +116,7 @@ impl OptimizedAgentEngine {
             limits: crate::config::limits::Limits::full().agent,
             cancel: CancellationToken::new(),
             sinks: Vec::new(),
+            confirm: None,
             prompts: Mutex::new(Some(sender)),
             begin: Mutex::new(Some(begin)),
         }
@@ -148,7 +155,16 @@ impl OptimizedAgentEngine {
         self.with_begin(|begin| begin.sent = sent)
     }
 
-    /// Tells every event to `sink`, in order.
+    /// Lets somebody say whether to go on when the model goes in circles; without, its prompt then
+    /// fails.
+    #[must_use]
+    pub fn with_confirm(mut self, confirm: Confirm) -> Self {
+        self.confirm = Some(confirm);
+        self
+    }
+
+    /// Tells every event to `sink`, in order. One that panics hears nothing more, and a warning
+    /// tells the others; the session goes on.
     #[must_use]
     pub fn on_event(mut self, sink: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.sinks.push(Arc::new(sink));

@@ -218,6 +218,7 @@ mod tests {
             name: String::new(),
             text: String::new(),
             is_error: false,
+            class: None,
             detail: Detail::Plain,
             waited: Duration::ZERO,
             ran: Duration::from_millis(ran_ms),

@@ -178,8 +178,7 @@ impl Core {
         if let Some(before) = job.before_effect.as_ref().filter(|_| !job.read_only)
             && let Err(cause) = before().await
         {
-            let why = format!("not run, because it could not be recorded: {cause}");
-            return Ending::early(ToolError::Failed(why));
+            return Ending::early(ToolError::Unrecorded { cause });
         }
         if job.call.cancel.is_cancelled() {
             return Ending::early(ToolError::Cancelled { name: job.tool.name() });

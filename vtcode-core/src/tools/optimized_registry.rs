@@ -359,8 +359,8 @@ impl Entry {
             Ok(Ok(results)) if results.len() == calls.len() => results,
             Ok(Ok(_)) => all(&|| ToolError::Failed("the batch lost a result".to_owned())),
             Ok(Err(panic)) => {
-                let text = crashed(panic).to_string();
-                all(&|| ToolError::Failed(text.clone()))
+                let what = last_words(panic);
+                all(&|| ToolError::Crashed { what: what.clone() })
             }
             Err(ToolError::TimedOut { name, limit }) => {
                 all(&|| ToolError::TimedOut { name: name.clone(), limit })
@@ -404,12 +404,15 @@ async fn within<T>(
 }
 
 fn crashed(panic: Box<dyn Any + Send>) -> ToolError {
-    let what = panic
+    ToolError::Crashed { what: last_words(panic) }
+}
+
+fn last_words(panic: Box<dyn Any + Send>) -> String {
+    panic
         .downcast::<String>()
         .map(|text| *text)
         .or_else(|panic| panic.downcast::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|_| "no message".to_owned());
-    ToolError::Failed(format!("the tool crashed: {what}; this is a fault of VT Code"))
+        .unwrap_or_else(|_| "no message".to_owned())
 }
 
 /// How long a tool that ends in order (a command that is killed and its output read) has to give

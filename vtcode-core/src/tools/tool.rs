@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::core::event::ErrorClass;
 use crate::tools::witness::Evidence;
 
 /// A tool as the model sees it.
@@ -296,9 +297,36 @@ pub enum ToolError {
         /// The tool.
         name: String,
     },
+    /// The tool panicked.
+    #[error("the tool crashed: {what}; this is a fault of VT Code")]
+    Crashed {
+        /// Its last words.
+        what: String,
+    },
+    /// Its start could not be recorded, so it did not run.
+    #[error("not run, because it could not be recorded: {cause}")]
+    Unrecorded {
+        /// The system's answer.
+        #[source]
+        cause: std::io::Error,
+    },
     /// The call could not do its work; the text says why and what to do.
     #[error("{0}")]
     Failed(String),
+}
+
+impl ToolError {
+    /// Returns whose failure it is; none when the user interrupted the call.
+    pub fn class(&self) -> Option<ErrorClass> {
+        match self {
+            Self::Unknown { .. } | Self::BadArguments { .. } => Some(ErrorClass::Model),
+            Self::Refused { .. } => Some(ErrorClass::Policy),
+            Self::TimedOut { .. } | Self::Failed(_) => Some(ErrorClass::Tool),
+            Self::Overloaded { .. } | Self::Unrecorded { .. } => Some(ErrorClass::Environment),
+            Self::Crashed { .. } => Some(ErrorClass::Ours),
+            Self::Cancelled { .. } => None,
+        }
+    }
 }
 
 /// Reads arguments into a tool's own type, with a message that a model can repair from.

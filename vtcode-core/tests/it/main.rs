@@ -8,5 +8,6 @@ mod fault_matrix;
 mod journal;
 mod optimization_integration_tests;
 mod rate;
+mod recovery;
 mod sandbox;
 mod session;

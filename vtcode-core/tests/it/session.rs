@@ -14,7 +14,7 @@ use vtcode_core::core::event::{Event, EventKind, SessionHeader};
 use vtcode_core::core::journal::{
     self, Journal, JournalError, Replay, SessionEntry, SessionStatus, Sessions,
 };
-use vtcode_core::core::optimized_agent::{AgentOutcome, OptimizedAgentEngine};
+use vtcode_core::core::optimized_agent::{AgentOutcome, Confirm, OptimizedAgentEngine};
 use vtcode_core::llm::message::{Message, Part, Setup, tool_calls};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider;
@@ -70,6 +70,7 @@ pub(crate) struct Session {
     tools: Vec<Arc<dyn Tool>>,
     cancel_when: Option<Arc<CancelWhen>>,
     on_event: Option<OnEvent>,
+    confirm: Option<Confirm>,
 }
 
 impl Session {
@@ -87,6 +88,7 @@ impl Session {
             tools: Vec::new(),
             cancel_when: None,
             on_event: None,
+            confirm: None,
         }
     }
 
@@ -107,6 +109,11 @@ impl Session {
 
     pub(crate) fn on_event(mut self, sink: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.on_event = Some(Arc::new(sink));
+        self
+    }
+
+    pub(crate) fn confirm(mut self, confirm: Confirm) -> Self {
+        self.confirm = Some(confirm);
         self
     }
 
@@ -175,6 +182,9 @@ impl Session {
                 .with_messages(messages)
                 .with_journal(journal)
                 .on_event(move |event| events.lock().unwrap().push(event.clone()));
+        if let Some(confirm) = self.confirm.clone() {
+            engine = engine.with_confirm(confirm);
+        }
         if let Some(sink) = self.on_event.clone() {
             engine = engine.on_event(move |event| sink(event));
         }

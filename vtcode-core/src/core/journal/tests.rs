@@ -54,6 +54,7 @@ fn ends(id: &str, detail: Detail) -> EventKind {
         name: call(id).name,
         text: format!("result of {id}\u{2028}\r\n\0"),
         is_error: id == "b",
+        class: None,
         detail,
         waited: Duration::from_micros(3),
         ran: Duration::from_secs(7),
@@ -107,7 +108,11 @@ fn story() -> Vec<EventKind> {
             model: "n".to_owned(),
         },
         EventKind::PromptStarted { text: "go on".to_owned() },
-        EventKind::PromptFailed { error: "interrupted".to_owned(), usage: Usage::default() },
+        EventKind::PromptFailed {
+            error: "interrupted".to_owned(),
+            class: None,
+            usage: Usage::default(),
+        },
     ]
 }
 
@@ -293,7 +298,7 @@ fn a_session_killed_after_any_record_goes_on_and_knows_what_may_have_run() {
 #[test]
 fn an_answer_that_was_asked_for_again_or_says_nothing_leaves_no_trace() {
     let prompt = || EventKind::PromptStarted { text: "go".to_owned() };
-    let failed = || EventKind::PromptFailed { error: "x".to_owned(), usage: used(0) };
+    let failed = || EventKind::PromptFailed { error: "x".to_owned(), class: None, usage: used(0) };
     let thought = || EventKind::Part {
         part: Part::Reasoning { text: "hm".to_owned(), signature: None, redacted: false },
     };

@@ -29,7 +29,6 @@ mod calls;
 mod journalling;
 mod stream;
 
-use calls::is_repeatable;
 use journalling::{Out, before_effect};
 use stream::next_event;
 
@@ -67,6 +66,7 @@ pub(super) struct Run<'a> {
     changes: Vec<FileChange>,
     end: Option<End>,
     total: Usage,
+    /// Requests that were sent.
     turns: u32,
 }
 
@@ -88,13 +88,13 @@ impl<'a> Run<'a> {
         for message in &messages {
             conversation.push(provider.segment(message));
         }
-        let repeats = Repeats::after(&messages, |name| is_repeatable(&engine.pipeline, name));
+        let repeats = Repeats::after(&messages);
         let started = Instant::now();
         let stop_calls = CancellationToken::new();
         Ok(Self {
             engine,
             provider,
-            out: Arc::new(Out { started, sinks: engine.sinks.clone() }),
+            out: Arc::new(Out::new(started, &engine.sinks)),
             prompts,
             before_effect: journal.as_ref().map(|journal| before_effect(journal.syncer())),
             journal,
@@ -155,6 +155,7 @@ impl<'a> Run<'a> {
                     return match prompt {
                         Some(text) => {
                             self.budget.begin();
+                            self.repeats.begin();
                             self.tell(EventKind::PromptStarted { text: text.clone() });
                             Input::Prompt(text)
                         }
@@ -183,7 +184,7 @@ impl<'a> Run<'a> {
                 self.stop_calls.cancel();
             }
             Action::Warn(message) => self.tell(EventKind::Warning { message }),
-            Action::Finish { end, usage, turns } => self.finish(end, usage, turns).await,
+            Action::Finish { end, usage } => self.finish(end, usage).await,
         }
     }
 
@@ -201,15 +202,17 @@ impl<'a> Run<'a> {
     }
 
     /// Ends the prompt: everything is told and on the disk before the next one begins.
-    async fn finish(&mut self, end: End, usage: Usage, turns: u32) {
+    async fn finish(&mut self, end: End, usage: Usage) {
         self.drain().await;
         self.total += usage;
-        self.turns += turns;
         let counts = self.engine.pipeline.get_metrics().await.counts();
         self.tell(EventKind::ToolCounts { counts });
         self.tell(match &end {
             End::Done(_) => EventKind::PromptFinished { usage },
-            other => EventKind::PromptFailed { error: other.to_string(), usage },
+            other => {
+                let (error, class) = (other.to_string(), other.class());
+                EventKind::PromptFailed { error, class, usage }
+            }
         });
         self.sync().await;
         self.end = Some(end);

@@ -2,6 +2,7 @@
 //! Knows no clock, no disk and no network, so every interleaving can be tried in a test.
 
 use crate::config::limits::AgentLimits;
+use crate::core::event::ErrorClass;
 use crate::core::journal::is_silent;
 use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usage, words};
 
@@ -98,7 +99,6 @@ pub(crate) enum Action {
     Finish {
         end: End,
         usage: Usage,
-        turns: u32,
     },
 }
 
@@ -125,6 +125,17 @@ pub enum FailureKind {
     Model,
     /// The session could not be kept.
     Journal,
+}
+
+impl FailureKind {
+    /// Returns whose failure it is.
+    pub fn class(self) -> ErrorClass {
+        match self {
+            Self::Provider | Self::Unavailable | Self::Stream => ErrorClass::Provider,
+            Self::Model => ErrorClass::Model,
+            Self::Journal => ErrorClass::Environment,
+        }
+    }
 }
 
 /// Why a prompt must end early.
@@ -354,7 +365,7 @@ fn stopping(
 }
 
 fn finish(end: End, task: &Task) -> Action {
-    Action::Finish { end, usage: task.usage, turns: task.turns }
+    Action::Finish { end, usage: task.usage }
 }
 
 impl Answer {
@@ -395,6 +406,16 @@ impl Answer {
             messages.push(Action::Append(Message::Tool { results }));
         }
         messages
+    }
+}
+
+impl End {
+    /// Returns whose failure it is; none when it is none, or a limit or the user ended the prompt.
+    pub fn class(&self) -> Option<ErrorClass> {
+        match self {
+            Self::Failed(failure) => Some(failure.kind.class()),
+            Self::Done(_) | Self::Limit(_) | Self::Interrupted => None,
+        }
     }
 }
 

@@ -1,29 +1,59 @@
-//! Tells the model when a read gives what it gave before. A call and its text go in, the text with
-//! a note comes out; the content is always given. Looks at what was said, not at how it was found,
-//! so that the note is the same whether a result was kept, shared or read again.
+//! Sees when a session goes in circles. Calls and what they gave go in; the text with a note, and how
+//! many answers in a row brought nothing new, come out. The content is always given. Looks at what
+//! was said, not at how it was found, so that a note is the same whether a result was kept, shared
+//! or read again.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-
-use serde_json::Value;
+use std::time::Duration;
 
 use crate::core::cache::{Key, key};
-use crate::llm::message::{Message, tool_calls};
+use crate::llm::message::{Message, ToolCall, tool_calls};
 
-/// The latest text of each read, as a hash, and the step in which it was first seen.
+/// A step whose calls ran this long waits for something, and time is what it gains.
+const WAITING: Duration = Duration::from_secs(1);
+/// Steps in a row without anything new before every repeated call is told so, not only a read.
+const CIRCLES_TOLD: u32 = 2;
+
+/// The latest text of each call, as a hash, and the step in which it was first seen.
 #[derive(Debug)]
 pub(super) struct Repeats {
     seen: HashMap<Key, (u32, Key)>,
     /// Counts the model's answers, from 1.
     step: u32,
+    /// What the calls of this step gave so far.
+    now: Step,
+    /// Steps in a row, up to the one before this, whose calls gave nothing new.
+    nothing_new: u32,
+    /// The same, without those that waited for something.
+    in_circles: u32,
+}
+
+#[derive(Debug, Default)]
+struct Step {
+    calls: u32,
+    gained: bool,
+    ran: Duration,
+}
+
+/// A result as it came from a tool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gave<'a> {
+    pub(super) text: &'a str,
+    /// True for a read that succeeded: told at once when it is the same as before.
+    pub(super) is_read: bool,
+    /// True when files changed.
+    pub(super) changed: bool,
+    pub(super) ran: Duration,
 }
 
 const NOTE: &str = "[unchanged since step ";
 
 impl Repeats {
-    /// Returns the state after a conversation; `repeatable` says of a tool's name whether its
-    /// calls are reads that can be repeated.
-    pub(super) fn after(messages: &[Message], repeatable: impl Fn(&str) -> bool) -> Self {
-        let mut repeats = Self { seen: HashMap::new(), step: 1 };
+    /// Returns the state after a conversation.
+    pub(super) fn after(messages: &[Message]) -> Self {
+        let (now, seen) = (Step::default(), HashMap::new());
+        let mut repeats = Self { seen, step: 1, now, nothing_new: 0, in_circles: 0 };
         let mut asked = HashMap::new();
         for message in messages {
             match message {
@@ -33,12 +63,11 @@ impl Repeats {
                     repeats.step += 1;
                 }
                 Message::Tool { results } => {
-                    for answer in results.iter().filter(|a| !a.is_error && repeatable(&a.name)) {
+                    for answer in results {
                         let Some(call) = asked.get(answer.call_id.as_str()) else { continue };
-                        let args = serde_json::from_str(&call.arguments).unwrap_or(Value::Null);
                         // The answer before these results ended the step that they belong to.
                         let step = repeats.step - 1;
-                        repeats.see(&answer.name, &args, without_note(&answer.text), step);
+                        repeats.see(call, without_note(&answer.text), step);
                     }
                 }
             }
@@ -46,22 +75,48 @@ impl Repeats {
         repeats
     }
 
-    /// The model's answer is complete; what follows belongs to the next step.
-    pub(super) fn next_step(&mut self) {
-        self.step += 1;
+    /// A prompt begins: somebody said something new.
+    pub(super) fn begin(&mut self) {
+        (self.nothing_new, self.in_circles, self.now) = (0, 0, Step::default());
     }
 
-    /// Returns the text of a read as the model gets it.
-    pub(super) fn noted(&mut self, name: &str, args: &Value, text: String) -> String {
-        match self.see(name, args, &text, self.step) {
-            Some(step) => format!("{NOTE}{step}]\n{text}"),
-            None => text,
+    /// The model's answer and its results are complete; what follows belongs to the next step.
+    pub(super) fn next_step(&mut self) {
+        self.step += 1;
+        let Step { calls, gained, ran } = std::mem::take(&mut self.now);
+        if gained {
+            (self.nothing_new, self.in_circles) = (0, 0);
+        } else if calls > 0 {
+            self.nothing_new += 1;
+            self.in_circles += u32::from(ran < WAITING);
         }
     }
 
-    /// Records a read; returns the earlier step since which it gave the same.
-    fn see(&mut self, name: &str, args: &Value, text: &str, step: u32) -> Option<u32> {
-        let call = key([name.as_bytes(), args.to_string().as_bytes()]);
+    /// Returns how many answers in a row asked only for what was known, and waited for nothing.
+    pub(super) fn in_circles(&self) -> u32 {
+        self.in_circles
+    }
+
+    /// Returns the text of a result as the model gets it.
+    pub(super) fn noted(&mut self, call: &ToolCall, gave: Gave<'_>) -> Option<String> {
+        let since = self.see(call, gave.text, self.step);
+        self.now.calls += 1;
+        self.now.gained |= since.is_none() || gave.changed;
+        self.now.ran += gave.ran;
+        let (step, text) = (since?, gave.text);
+        if self.nothing_new >= CIRCLES_TOLD {
+            let steps = self.nothing_new;
+            return Some(format!(
+                "{NOTE}{step}; nothing new has come for {steps} steps: do something else, or say \
+                 what is missing]\n{text}"
+            ));
+        }
+        gave.is_read.then(|| format!("{NOTE}{step}]\n{text}"))
+    }
+
+    /// Records a result; returns the earlier step since which the call gave the same.
+    fn see(&mut self, call: &ToolCall, text: &str, step: u32) -> Option<u32> {
+        let call = key([call.name.as_bytes(), without_blanks(&call.arguments).as_bytes()]);
         let text = key([text.as_bytes()]);
         match self.seen.get(&call) {
             Some((since, same)) if *same == text => (*since < step).then_some(*since),
@@ -80,17 +135,51 @@ fn without_note(text: &str) -> &str {
     }
 }
 
+/// Returns JSON without what a model may write otherwise the next time and mean the same.
+fn without_blanks(json: &str) -> Cow<'_, str> {
+    if !json.contains(|c: char| c.is_ascii_whitespace()) {
+        return Cow::Borrowed(json);
+    }
+    let (mut quoted, mut escaped) = (false, false);
+    let means = |c: &char| {
+        let blank = !quoted && c.is_ascii_whitespace();
+        quoted ^= *c == '"' && !escaped;
+        escaped = *c == '\\' && !escaped;
+        !blank
+    };
+    Cow::Owned(json.chars().filter(means).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::llm::message::{Part, ToolAnswer, ToolCall};
-    use serde_json::json;
+    use crate::llm::message::{Part, ToolAnswer};
+
+    fn gave(text: &str) -> Gave<'_> {
+        Gave { text, is_read: true, changed: false, ran: Duration::ZERO }
+    }
+
+    fn command(text: &str) -> Gave<'_> {
+        Gave { is_read: false, ..gave(text) }
+    }
+
+    fn call(arguments: &str) -> ToolCall {
+        ToolCall { id: "c".into(), name: "tool".into(), arguments: arguments.into() }
+    }
+
+    /// One step of one call; returns what the model reads.
+    fn step(repeats: &mut Repeats, arguments: &str, gave: Gave<'_>) -> String {
+        let noted = repeats.noted(&call(arguments), gave);
+        repeats.next_step();
+        noted.unwrap_or_else(|| gave.text.to_owned())
+    }
 
     #[test]
     fn a_repeat_names_the_step_and_gives_the_content() {
-        let mut repeats = Repeats::after(&[], |_| true);
+        let mut repeats = Repeats::after(&[]);
         let read = |repeats: &mut Repeats, text: &str| {
-            repeats.noted("read_file", &json!({"path": "a"}), text.to_owned())
+            let noted = repeats.noted(&call(r#"{"path":"a"}"#), gave(text));
+            noted.unwrap_or_else(|| text.to_owned())
         };
         assert_eq!(read(&mut repeats, "one"), "one");
         assert_eq!(read(&mut repeats, "one"), "one", "within a step nothing is earlier");
@@ -100,21 +189,16 @@ mod tests {
         assert_eq!(read(&mut repeats, "two"), "two");
         repeats.next_step();
         assert_eq!(read(&mut repeats, "two"), "[unchanged since step 3]\ntwo");
-        let other = json!({"path": "b"});
-        assert_eq!(repeats.noted("read_file", &other, "two".into()), "two");
+        assert_eq!(repeats.noted(&call(r#"{"path":"b"}"#), gave("two")), None);
     }
 
     #[test]
     fn a_resumed_conversation_knows_what_was_read() {
         let turn = |text: &str| {
-            let call = ToolCall {
-                id: "c".into(),
-                name: "read_file".into(),
-                arguments: r#"{ "path": "a" }"#.into(),
-            };
+            let call = call(r#"{ "path": "a" }"#);
             let answer = ToolAnswer {
                 call_id: "c".into(),
-                name: "read_file".into(),
+                name: "tool".into(),
                 text: text.into(),
                 is_error: false,
             };
@@ -125,13 +209,78 @@ mod tests {
         };
         let mut messages = vec![Message::User { text: "go".into() }];
         messages.extend(turn("one"));
-        messages.extend(turn("[unchanged since step 1]\none"));
-        let mut repeats = Repeats::after(&messages, |name| name == "read_file");
-        assert_eq!(
-            repeats.noted("read_file", &json!({"path": "a"}), "one".into()),
-            "[unchanged since step 1]\none"
-        );
-        let mut none = Repeats::after(&messages, |_| false);
-        assert_eq!(none.noted("read_file", &json!({"path": "a"}), "one".into()), "one");
+        messages.extend(turn("[unchanged since step 1; nothing new has come]\none"));
+        let mut repeats = Repeats::after(&messages);
+        let again = call(r#"{"path":"a"}"#);
+        let noted = repeats.noted(&again, gave("one"));
+        assert_eq!(noted.as_deref(), Some("[unchanged since step 1]\none"));
+        assert_eq!(repeats.noted(&again, command("one")), None, "no read");
+    }
+
+    #[test]
+    fn a_circle_is_counted_and_told_and_its_content_given() {
+        let mut repeats = Repeats::after(&[]);
+        // Two calls that alternate are a circle, too.
+        for call in ["a", "b"] {
+            assert_eq!(step(&mut repeats, call, command("fails")), "fails");
+        }
+        for (call, circles) in [("a", 1), ("b", 2)] {
+            assert_eq!(
+                step(&mut repeats, call, command("fails")),
+                "fails",
+                "once or twice is fine"
+            );
+            assert_eq!(repeats.in_circles(), circles);
+        }
+        let told = step(&mut repeats, "a", command("fails"));
+        assert!(told.starts_with("[unchanged since step 1; nothing new has come for 2 steps"));
+        assert!(told.ends_with("]\nfails"), "{told}");
+        assert_eq!(repeats.in_circles(), 3);
+        assert_eq!(step(&mut repeats, "c", command("fails")), "fails");
+        assert_eq!(repeats.in_circles(), 0, "another call is something new");
+    }
+
+    #[test]
+    fn what_looks_like_a_circle_and_is_none() {
+        // A poll whose output changes.
+        let mut repeats = Repeats::after(&[]);
+        for n in 0..20 {
+            let text = format!("{n} of 20");
+            assert_eq!(step(&mut repeats, "poll", command(&text)), text);
+        }
+        assert_eq!(repeats.in_circles(), 0);
+        // One that waits.
+        for _ in 0..20 {
+            step(&mut repeats, "wait", Gave { ran: WAITING, ..command("not yet") });
+        }
+        assert_eq!(repeats.in_circles(), 0);
+        // The same test again and again, with an edit between.
+        for n in 0..20 {
+            step(&mut repeats, "test", command("fails"));
+            let edit = Gave { changed: true, ..command("a.txt +1 -1") };
+            step(&mut repeats, if n % 2 == 0 { "there" } else { "back" }, edit);
+            assert!(repeats.in_circles() < 2);
+        }
+        // Something new beside what is known.
+        for n in 0..20 {
+            repeats.noted(&call("test"), command("fails"));
+            step(&mut repeats, &format!("{n}"), command("fails"));
+        }
+        assert_eq!(repeats.in_circles(), 0);
+        // Answers without calls, and the next prompt.
+        for _ in 0..3 {
+            step(&mut repeats, "test", command("fails"));
+        }
+        repeats.next_step();
+        assert_eq!(repeats.in_circles(), 3);
+        repeats.begin();
+        assert_eq!(repeats.in_circles(), 0);
+    }
+
+    #[test]
+    fn blanks_between_tokens_mean_nothing_and_those_in_text_do() {
+        assert_eq!(without_blanks("{\"a\":\"b c\"}"), "{\"a\":\"b c\"}");
+        assert_eq!(without_blanks("{ \"a\" :\n\"b c\"}"), "{\"a\":\"b c\"}");
+        assert_eq!(without_blanks(r#"{"a\\" : "b \" c" }"#), r#"{"a\\":"b \" c"}"#);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::phase::Stop;
+use super::super::phase::{Failure, FailureKind, Input, Stop};
 use super::Run;
 use super::stream::next_event;
 use crate::core::event::{EventKind, PrefixChange};
@@ -11,10 +11,14 @@ use crate::llm::message::Usage;
 use crate::llm::optimized_client::StreamEvent;
 
 impl Run<'_> {
-    /// Asks the model, unless that would pass a limit.
+    /// Asks the model, unless that would pass a limit or lead nowhere.
     pub(super) async fn ask(&mut self, turn: u32) {
+        if self.goes_in_circles().await {
+            return;
+        }
         self.sync_behind();
         let Some(body_bytes) = self.send().await else { return };
+        self.turns += 1;
         let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
         if let Some(change) = change {
             self.tell(EventKind::PrefixChanged { change });
@@ -25,6 +29,31 @@ impl Run<'_> {
             }
         }
         self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
+    }
+
+    /// Returns whether the model has asked only for what it knew, too often in a row, and nobody
+    /// wants it to go on. The prompt then fails; the session can be gone on with.
+    async fn goes_in_circles(&mut self) -> bool {
+        let answers = self.repeats.in_circles();
+        if answers < self.engine.limits.max_repeats {
+            return false;
+        }
+        let question = format!(
+            "the last {answers} answers of the model only repeated calls whose results it had, \
+             and nothing changed meanwhile"
+        );
+        if let Some(confirm) = &self.engine.confirm {
+            let asked = self.engine.cancel.run_until_cancelled(confirm(question.clone()));
+            if asked.await.unwrap_or(true) {
+                // A cancelled session is ended by its cancellation.
+                self.repeats.begin();
+                return false;
+            }
+        }
+        let message = format!("the model goes in circles: {question}; say what it should do");
+        let failure = Failure { message, kind: FailureKind::Model };
+        self.pending.push_back(Input::AnswerBroke(failure));
+        true
     }
 
     /// Sends the last request once more.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::super::phase::Input;
+use super::super::repeats::Gave;
 use super::Run;
-use crate::core::event::EventKind;
+use crate::core::event::{ErrorClass, EventKind};
 use crate::llm::message::{ToolAnswer, ToolCall};
 use crate::tools::async_pipeline::{
     AsyncToolPipeline, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
 };
-use crate::tools::tool::Detail;
+use crate::tools::tool::{Detail, ToolOutput};
 
 impl Run<'_> {
     /// Hands a call to the pipeline.
@@ -29,12 +30,10 @@ impl Run<'_> {
             self.pending.push_back(Input::CallDone(index, answer));
             return;
         }
-        let args = match arguments(&call) {
+        let args = match arguments(&call.arguments) {
             Ok(args) => args,
-            Err(answer) => {
-                self.tell_answer(&answer, Detail::Plain, Duration::ZERO, Duration::ZERO);
-                self.pending.push_back(Input::CallDone(index, answer));
-                return;
+            Err(problem) => {
+                return self.not_run(index, &call, problem, Some(ErrorClass::Model));
             }
         };
         let (out, call_id) = (Arc::clone(&self.out), call.id.clone());
@@ -66,70 +65,77 @@ impl Run<'_> {
                     (index, call, result)
                 });
             }
-            Err(error) => {
-                let answer = ToolAnswer {
-                    call_id: call.id,
-                    name: call.name,
-                    text: error.to_string(),
-                    is_error: true,
-                };
-                self.tell_answer(&answer, Detail::Plain, Duration::ZERO, Duration::ZERO);
-                self.pending.push_back(Input::CallDone(index, answer));
-            }
+            Err(error) => self.not_run(index, &call, error.to_string(), error.class()),
         }
+    }
+
+    /// Answers a call that was not handed to the pipeline.
+    fn not_run(&mut self, index: usize, call: &ToolCall, why: String, class: Option<ErrorClass>) {
+        let output = ToolOutput { is_error: true, ..ToolOutput::text(why) };
+        let answer = self.answer(call, output, class, [Duration::ZERO; 2]);
+        self.pending.push_back(Input::CallDone(index, answer));
     }
 
     /// Takes what the pipeline gave for a call.
     pub(super) fn call_done(&mut self, call: &ToolCall, result: ToolResult) -> ToolAnswer {
-        let (mut text, is_error, detail) = match result.result {
-            Ok(output) => (output.text, output.is_error, output.detail),
-            Err(error) => (error.to_string(), true, Detail::Plain),
+        let (output, class) = match result.result {
+            Ok(output) => {
+                let class = output.is_error.then_some(ErrorClass::Tool);
+                (output, class)
+            }
+            Err(error) => {
+                let output = ToolOutput { is_error: true, ..ToolOutput::text(error.to_string()) };
+                (output, error.class())
+            }
         };
-        if !is_error && is_repeatable(&self.engine.pipeline, &call.name) {
-            // It parsed when the call was started.
-            let args = serde_json::from_str(&call.arguments).unwrap_or(Value::Null);
-            text = self.repeats.noted(&call.name, &args, text);
-        }
-        if let Detail::Files { changes } = &detail {
-            self.changes.extend(changes.iter().cloned());
-        }
-        let answer =
-            ToolAnswer { call_id: call.id.clone(), name: call.name.clone(), text, is_error };
-        self.tell_answer(&answer, detail, result.waited, result.execution_time);
-        answer
+        self.answer(call, output, class, [result.waited, result.execution_time])
     }
 
-    fn tell_answer(
+    /// Makes of a result what the model reads, and tells it.
+    fn answer(
         &mut self,
-        answer: &ToolAnswer,
-        detail: Detail,
-        waited: Duration,
-        ran: Duration,
-    ) {
-        let ToolAnswer { call_id, name, text, is_error } = answer.clone();
-        self.tell(EventKind::ToolFinished { call_id, name, text, is_error, detail, waited, ran });
+        call: &ToolCall,
+        output: ToolOutput,
+        class: Option<ErrorClass>,
+        [waited, ran]: [Duration; 2],
+    ) -> ToolAnswer {
+        let ToolOutput { text, is_error, detail, .. } = output;
+        let mut changed = false;
+        if let Detail::Files { changes } = &detail {
+            self.changes.extend(changes.iter().cloned());
+            changed = !changes.is_empty();
+        }
+        let is_read = !is_error && is_repeatable(&self.engine.pipeline, &call.name);
+        let noted = self.repeats.noted(call, Gave { text: &text, is_read, changed, ran });
+        let text = noted.unwrap_or(text);
+        self.tell(EventKind::ToolFinished {
+            call_id: call.id.clone(),
+            name: call.name.clone(),
+            text: text.clone(),
+            is_error,
+            class,
+            detail,
+            waited,
+            ran,
+        });
+        ToolAnswer { call_id: call.id.clone(), name: call.name.clone(), text, is_error }
     }
 }
 
-pub(super) fn is_repeatable(pipeline: &AsyncToolPipeline, name: &str) -> bool {
+fn is_repeatable(pipeline: &AsyncToolPipeline, name: &str) -> bool {
     pipeline.registry().get(name).is_ok_and(|tool| tool.is_repeatable())
 }
 
 /// Reads a call's arguments; what is no JSON object is answered in words to repair it from.
-pub(super) fn arguments(call: &ToolCall) -> Result<Value, ToolAnswer> {
-    let text = call.arguments.trim();
+pub(super) fn arguments(text: &str) -> Result<Value, String> {
+    let text = text.trim();
     let problem = match serde_json::from_str(if text.is_empty() { "{}" } else { text }) {
         Ok(args @ Value::Object(_)) => return Ok(args),
         Ok(_) => "they are not an object".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(ToolAnswer {
-        call_id: call.id.clone(),
-        name: call.name.clone(),
-        text: format!(
-            "the arguments of this call are not valid JSON, so it was not run: {problem}; send \
-             the call again with one JSON object"
-        ),
-        is_error: true,
-    })
+    Err(format!(
+        "the arguments of this call are not valid JSON, so it was not run: {problem}; send the \
+         call again with one JSON object"
+    ))
 }

@@ -2,7 +2,9 @@
 //! journal on its way to the disk.
 
 use std::io;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -16,15 +18,48 @@ use crate::tools::async_pipeline::BeforeEffect;
 
 /// The way out for events; tool calls hold it too, for their progress.
 pub(super) struct Out {
-    pub(super) started: Instant,
-    pub(super) sinks: Vec<Sink>,
+    started: Instant,
+    listeners: Vec<Listener>,
+}
+
+struct Listener {
+    sink: Sink,
+    /// How it failed, until that is told.
+    failed: OnceLock<String>,
+    told: AtomicBool,
 }
 
 impl Out {
+    pub(super) fn new(started: Instant, sinks: &[Sink]) -> Self {
+        let listener = |sink: &Sink| Listener {
+            sink: Arc::clone(sink),
+            failed: OnceLock::new(),
+            told: AtomicBool::new(false),
+        };
+        Self { started, listeners: sinks.iter().map(listener).collect() }
+    }
+
+    /// Tells everyone who listens. Who panics at it hears nothing more; the session goes on.
     pub(super) fn tell(&self, event: &Event) {
-        for sink in &self.sinks {
-            sink(event);
+        for Listener { sink, failed, .. } in &self.listeners {
+            if failed.get().is_none()
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| sink(event)))
+            {
+                let text = panic.downcast::<String>().map(|text| *text);
+                let text = text
+                    .or_else(|panic| panic.downcast().map(|text: Box<&str>| (*text).to_owned()));
+                // Set once: who failed is not told of anything again.
+                let _ = failed.set(text.unwrap_or_else(|_| "no message".to_owned()));
+            }
         }
+    }
+
+    /// Returns how listeners failed whose failure was not told yet.
+    fn failures(&self) -> Vec<String> {
+        let untold = self.listeners.iter().filter(|listener| {
+            listener.failed.get().is_some() && !listener.told.swap(true, Ordering::Relaxed)
+        });
+        untold.filter_map(|listener| listener.failed.get().cloned()).collect()
     }
 
     pub(super) fn event(&self, kind: EventKind) -> Event {
@@ -45,6 +80,10 @@ impl Run<'_> {
             self.stop(Stop::Failed(failure));
         }
         self.out.tell(&event);
+        for failure in self.out.failures() {
+            let message = format!("a listener to this session failed and hears no more: {failure}");
+            self.tell(EventKind::Warning { message });
+        }
     }
 
     /// Brings the journal onto the disk while the model thinks.
