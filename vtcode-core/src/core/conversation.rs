@@ -1,42 +1,109 @@
 //! The rendered prefix of a session: what stands before the messages, and each message once, as
-//! shared bytes in a chain of hashes. Takes segments in and gives them to whoever joins a request.
+//! shared bytes in a chain of hashes. Takes segments in and gives them to whoever sends a request.
 //! Never renders a message, and never changes or drops one: it only grows.
 
 use bytes::Bytes;
 
+mod body;
+mod segment;
+
+pub use self::body::RequestBody;
+pub use self::segment::Segment;
+
+use crate::core::cache;
 use crate::core::event::Prefix;
+
+/// Stands between two messages on every wire.
+const COMMA: u8 = b',';
 
 /// The rendered prefix. Clones share their bytes.
 #[derive(Debug, Clone)]
 pub struct Conversation {
-    head: Bytes,
-    segments: Vec<Bytes>,
-    /// The hash of the head, and of each segment with the hash before it: what was hashed once is
+    head: Segment,
+    /// Each message as it is sent: with the comma before it, where one belongs. A message of which
+    /// nothing can be sent has an empty segment and leaves no trace.
+    segments: Vec<Segment>,
+    /// Whether what is sent so far ends with something that a comma must follow.
+    needs_comma: bool,
+    /// The hash of the head, and of each message with the hash before it: what was hashed once is
     /// never hashed again.
     chain: Vec<blake3::Hash>,
+}
+
+/// Bytes of a request that belong to it alone and not to its messages, such as the mark that asks
+/// a provider to cache what stands before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Insert {
+    /// The message in which they stand.
+    pub message: usize,
+    /// How far from its end.
+    pub from_end: usize,
+    /// The bytes.
+    pub bytes: &'static [u8],
 }
 
 impl Conversation {
     /// Returns a conversation without messages.
     pub fn new(head: Bytes) -> Self {
         let chain = vec![blake3::hash(&head)];
-        Self { head, segments: Vec::new(), chain }
+        let needs_comma = !head.ends_with(b"[");
+        Self { head: head.into(), segments: Vec::new(), needs_comma, chain }
     }
 
     /// Appends a rendered message. There is no other change, so every prefix stays as it was sent.
-    pub fn push(&mut self, segment: Bytes) {
-        self.chain.push(linked(self.chain[self.segments.len()], &segment));
-        self.segments.push(segment);
+    /// This is the one time that its bytes are hashed and copied.
+    pub fn push(&mut self, message: &[u8]) {
+        self.chain.push(linked(self.chain[self.segments.len()], message));
+        let mut sent = Vec::with_capacity(message.len() + 1);
+        if !message.is_empty() {
+            if self.needs_comma {
+                sent.push(COMMA);
+            }
+            sent.extend_from_slice(message);
+            self.needs_comma = true;
+        }
+        self.segments.push(Bytes::from(sent).into());
     }
 
-    /// Returns what stands before the messages.
-    pub fn head(&self) -> &Bytes {
-        &self.head
+    /// Returns how many messages it has.
+    pub fn messages(&self) -> usize {
+        self.segments.len()
     }
 
-    /// Returns the rendered messages, in order.
-    pub fn segments(&self) -> &[Bytes] {
+    /// Returns the messages as they are sent, each with the comma before it: in order, and empty
+    /// where nothing of one can be sent.
+    pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+
+    /// Returns the request that sends all of it: head, messages and `tail`, with `inserts`, which
+    /// stand in the order of their messages. Takes time by the number of messages, not of bytes.
+    pub fn body(&self, inserts: &[Insert], tail: &'static [u8]) -> RequestBody {
+        let count = 2 + self.segments.len() + 2 * inserts.len();
+        let mut pieces = Vec::with_capacity(count);
+        pieces.push(self.head.clone());
+        let mut inserts_left = inserts.iter().peekable();
+        for (message, segment) in self.segments.iter().enumerate() {
+            match inserts_left.next_if(|insert| insert.message == message) {
+                Some(insert) => {
+                    let (before, after) = segment.split(segment.len() - insert.from_end);
+                    pieces.extend([before, insert.bytes.into(), after]);
+                }
+                None => pieces.push(segment.clone()),
+            }
+        }
+        pieces.push(tail.into());
+        pieces.retain(|piece| !piece.is_empty());
+        RequestBody::new(pieces, self.key(inserts, tail))
+    }
+
+    /// Names the bytes of a body by what they are made of.
+    fn key(&self, inserts: &[Insert], tail: &[u8]) -> cache::Key {
+        let places: Vec<_> =
+            inserts.iter().map(|i| [i.message.to_le_bytes(), i.from_end.to_le_bytes()]).collect();
+        let chain: &[u8] = self.chain[self.segments.len()].as_bytes();
+        let inserted = inserts.iter().zip(&places).flat_map(|(i, at)| [at.as_flattened(), i.bytes]);
+        cache::key([chain, tail].into_iter().chain(inserted))
     }
 
     /// Returns the name of everything so far, as a request to `endpoint` sends it.
@@ -75,7 +142,7 @@ mod tests {
     fn conversation(head: &'static str, segments: &[&'static str]) -> Conversation {
         let mut conversation = Conversation::new(Bytes::from_static(head.as_bytes()));
         for segment in segments {
-            conversation.push(Bytes::from_static(segment.as_bytes()));
+            conversation.push(segment.as_bytes());
         }
         conversation
     }
@@ -96,6 +163,75 @@ mod tests {
         for (head, segments) in others {
             let other = conversation(head, segments);
             assert!(!whole.begins_with(&other.prefix("e")), "{head} {segments:?}");
+        }
+    }
+
+    fn joined(conversation: &Conversation, inserts: &[Insert]) -> String {
+        let body = conversation.body(inserts, b"]}");
+        let bytes = body.to_vec().unwrap();
+        assert_eq!(bytes.len(), body.len());
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_body_is_the_messages_between_head_and_tail_with_commas_where_they_belong() {
+        assert_eq!(joined(&conversation("{[", &[]), &[]), "{[]}");
+        assert_eq!(joined(&conversation("{[", &["", "a", "", "b"]), &[]), "{[a,b]}");
+        assert_eq!(joined(&conversation("{[s", &["a"]), &[]), "{[s,a]}");
+        let inserts = [
+            Insert { message: 0, from_end: 1, bytes: b"!" },
+            Insert { message: 2, from_end: 0, bytes: b"?" },
+        ];
+        assert_eq!(joined(&conversation("{[", &["ab", "c", "d"]), &inserts), "{[a!b,c,d?]}");
+    }
+
+    /// What a request is made of that the one before was not: where the bytes lie tells.
+    fn made_for(after: &RequestBody, before: &RequestBody) -> usize {
+        let bytes_of = |body: &RequestBody| -> Vec<_> {
+            body.pieces().iter().map(|piece| piece.load().unwrap()).collect()
+        };
+        let old: Vec<_> = bytes_of(before).iter().map(|piece| piece.as_ptr_range()).collect();
+        let is_old = |piece: &Bytes| old.iter().any(|range| range.contains(&piece.as_ptr()));
+        bytes_of(after).iter().filter(|piece| !is_old(piece)).map(Bytes::len).sum()
+    }
+
+    #[test]
+    fn the_next_request_shares_all_that_was_sent_before() {
+        let mut conversation = Conversation::new(Bytes::from_static(b"{["));
+        let message = vec![b'm'; 4000];
+        for _ in 0..400 {
+            conversation.push(&message);
+        }
+        let inserts =
+            |messages: usize| [Insert { message: messages - 1, from_end: 3, bytes: b"mark" }];
+        let before = conversation.body(&inserts(400), b"]}");
+        conversation.push(&message);
+        let after = conversation.body(&inserts(401), b"]}");
+        assert_eq!(after.len(), before.len() + message.len() + 1);
+        assert_eq!(made_for(&after, &before), message.len() + 1);
+        assert_eq!(made_for(&after.clone(), &after), 0, "an attempt shares all");
+    }
+
+    #[test]
+    fn bodies_have_the_same_key_when_they_have_the_same_bytes() {
+        let key = |head, segments: &[&'static str], inserts: &[Insert]| {
+            conversation(head, segments).body(inserts, b"]").key()
+        };
+        let mark = |message, from_end| Insert { message, from_end, bytes: b"!" };
+        let plain = key("h", &["a", "b"], &[]);
+        assert_eq!(plain, key("h", &["a", "b"], &[]));
+        let others = [
+            key("i", &["a", "b"], &[]),
+            key("h", &["a", "c"], &[]),
+            key("h", &["a"], &[]),
+            key("h", &["a", "b"], &[mark(0, 0)]),
+            key("h", &["a", "b"], &[mark(1, 0)]),
+            key("h", &["a", "b"], &[mark(1, 1)]),
+            conversation("h", &["a", "b"]).body(&[], b"").key(),
+        ];
+        for (n, other) in others.iter().enumerate() {
+            assert_ne!(*other, plain, "{n}");
+            assert!(!others[..n].contains(other), "{n}");
         }
     }
 }

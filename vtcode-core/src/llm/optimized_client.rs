@@ -3,6 +3,7 @@
 //! what to do. Never retries once words or calls were given out, never shows a key, knows no tool.
 
 mod attempts;
+mod body;
 mod clocks;
 mod connect;
 mod error;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
@@ -39,8 +39,8 @@ use self::rate::Limiter;
 use self::start::Wanted;
 use crate::config::endpoint::Endpoint;
 use crate::config::limits::{ClientLimits, RateLimits};
-use crate::core::cache::{self, Cache, Flight};
-use crate::core::conversation::Conversation;
+use crate::core::cache::{Cache, Flight};
+use crate::core::conversation::{Conversation, RequestBody};
 use crate::llm::message::{
     Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Part, Setup, Usage,
 };
@@ -161,7 +161,7 @@ impl OptimizedLLMClient {
 
     /// Sends a rendered request body. `tools` are the names that it offers. The total clock starts
     /// here; nothing is sent before the stream is asked for its first event.
-    pub fn send(&self, body: impl Into<Bytes>, tools: &[String]) -> ResponseStream {
+    pub fn send(&self, body: impl Into<RequestBody>, tools: &[String]) -> ResponseStream {
         match self.inner() {
             Ok(inner) => inner.send(body.into(), tools),
             Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
@@ -187,7 +187,7 @@ impl OptimizedLLMClient {
             return inner.collect(body).await;
         }
         // A client has one endpoint and one key: the body is all that tells requests apart.
-        let key = cache::key([body.as_ref()]);
+        let key = body.key();
         loop {
             match inner.answers.flight(key) {
                 Flight::Lead(lead) => {
@@ -260,7 +260,7 @@ impl Inner {
         })
     }
 
-    fn render(&self, request: &LLMRequest) -> Bytes {
+    fn render(&self, request: &LLMRequest) -> RequestBody {
         let provider = self.provider;
         let mut conversation = Conversation::new(provider.head(&Setup {
             model: self.endpoint.model.clone(),
@@ -271,13 +271,13 @@ impl Inner {
             temperature: request.temperature.or(self.limits.temperature),
         }));
         for message in &request.messages {
-            conversation.push(provider.segment(message));
+            conversation.push(&provider.segment(message));
         }
-        provider.body(conversation.head(), conversation.segments()).into()
+        provider.frame(&conversation)
     }
 
     /// Sends a body and returns the whole answer.
-    async fn collect(self: &Arc<Self>, body: Bytes) -> Result<LLMResponse, LlmError> {
+    async fn collect(self: &Arc<Self>, body: RequestBody) -> Result<LLMResponse, LlmError> {
         let mut answer =
             LLMResponse { parts: Vec::new(), finish: FinishReason::Other, usage: Usage::default() };
         let mut stream = self.send(body, &[]);
@@ -292,7 +292,7 @@ impl Inner {
         Ok(answer)
     }
 
-    fn send(self: &Arc<Self>, body: Bytes, tools: &[String]) -> ResponseStream {
+    fn send(self: &Arc<Self>, body: RequestBody, tools: &[String]) -> ResponseStream {
         self.counters.request();
         let attempts = Attempts::new(Arc::clone(self), body, tools.to_vec());
         ResponseStream { source: Source::Own(Box::new(attempts)) }

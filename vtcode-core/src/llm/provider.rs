@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::config::endpoint::Wire;
+use crate::core::conversation::{Conversation, RequestBody};
 use crate::llm::message::{Delta, Message, Setup, ToolAnswer, ToolCall};
 
 /// Returns the translation for a wire format.
@@ -46,8 +47,10 @@ pub trait Provider: Send + Sync {
     /// Renders one message, once. The bytes stay valid in every later request.
     fn segment(&self, message: &Message) -> Bytes;
 
-    /// Joins head and segments into a request body.
-    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8>;
+    /// Frames a conversation of this wire's segments as a request, which shares their bytes.
+    fn frame(&self, conversation: &Conversation) -> RequestBody {
+        conversation.body(&[], TAIL)
+    }
 
     /// Returns a decoder for one streamed answer. `tools` are the names that were offered.
     fn decoder(&self, tools: &[String]) -> Box<dyn Decoder>;
@@ -111,20 +114,8 @@ fn render(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and JSON values always render")
 }
 
-/// Joins what stands before the messages and the messages, with commas where they belong. A
-/// message of which nothing can be sent has an empty segment and leaves no trace.
-fn join(head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
-    let length: usize = segments.iter().map(|segment| segment.len() + 1).sum();
-    let mut body = Vec::with_capacity(head.len() + length + 128);
-    body.extend_from_slice(head);
-    for segment in segments.iter().filter(|segment| !segment.is_empty()) {
-        if !body.ends_with(b"[") {
-            body.push(b',');
-        }
-        body.extend_from_slice(segment);
-    }
-    body
-}
+/// Ends the list of messages and the request, on every wire.
+const TAIL: &[u8] = b"]}";
 
 /// Returns the error for data that is not what the wire promises.
 fn malformed(data: &str, error: &serde_json::Error) -> DecodeError {
@@ -215,6 +206,15 @@ mod tests {
         text
     }
 
+    /// A request with these messages, all in one.
+    pub(super) fn body(provider: &dyn Provider, head: &Bytes, segments: &[Bytes]) -> String {
+        let mut conversation = Conversation::new(head.clone());
+        for segment in segments {
+            conversation.push(segment);
+        }
+        String::from_utf8(provider.frame(&conversation).to_vec().unwrap()).unwrap()
+    }
+
     /// A setup with one tool.
     pub(super) fn setup() -> Setup {
         Setup {
@@ -284,16 +284,16 @@ mod tests {
             let provider = for_wire(wire);
             let head = provider.head(&setup());
             let segments: Vec<_> = messages().iter().map(|m| provider.segment(m)).collect();
-            let body = |count: usize| {
-                let body = String::from_utf8(provider.body(&head, &segments[..count])).unwrap();
+            let body_of = |count: usize| {
+                let body = body(provider, &head, &segments[..count]);
                 serde_json::from_str::<serde_json::Value>(&body).expect("the body is JSON");
                 // Where the cache marks stand is no content.
                 body.replace(r#","cache_control":{"type":"ephemeral"}"#, "")
             };
             for count in 0..segments.len() {
-                let shorter = body(count);
+                let shorter = body_of(count);
                 let prefix = shorter.strip_suffix("]}").unwrap();
-                assert!(body(count + 1).starts_with(prefix), "{wire} {count}");
+                assert!(body_of(count + 1).starts_with(prefix), "{wire} {count}");
             }
         }
     }
@@ -390,8 +390,8 @@ mod tests {
             let head = |temperature| {
                 let provider = for_wire(wire);
                 let head = provider.head(&Setup { temperature, ..setup() });
-                let body = provider.body(&head, &[]);
-                serde_json::from_slice::<serde_json::Value>(&body).expect("the body is JSON")
+                let body = body(provider, &head, &[]);
+                serde_json::from_str::<serde_json::Value>(&body).expect("the body is JSON")
             };
             let (unset, set) = (head(None), head(Some(0.25)));
             let of = |body: &serde_json::Value| match wire {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::limits::Limits;
+use vtcode_core::core::conversation::Conversation;
 use vtcode_core::core::event::{Event, EventKind, SessionHeader};
 use vtcode_core::core::journal::{
     self, Journal, JournalError, Replay, SessionEntry, SessionStatus, Sessions,
@@ -259,8 +260,11 @@ impl Session {
             session_id: ID.to_owned(),
             temperature: None,
         });
-        let segments: Vec<_> = messages.iter().map(|message| provider.segment(message)).collect();
-        open(&self.shown(&provider.body(&head, &segments))).to_owned()
+        let mut conversation = Conversation::new(head);
+        for message in messages {
+            conversation.push(&provider.segment(message));
+        }
+        open(&self.shown(&provider.frame(&conversation).to_vec().unwrap())).to_owned()
     }
 
     /// Each request begins with the bytes of the one before. What the journal gives back begins

@@ -86,7 +86,7 @@ impl<'a> Run<'a> {
         let provider = engine.client.provider()?;
         let mut conversation = Conversation::new(provider.head(&setup));
         for message in &messages {
-            conversation.push(provider.segment(message));
+            conversation.push(&provider.segment(message));
         }
         let repeats = Repeats::after(&messages);
         let started = Instant::now();
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
                     self.repeats.next_step();
                 }
                 let segment = self.provider.segment(&message);
-                self.conversation.push(segment);
+                self.conversation.push(&segment);
             }
             Action::Ask { turn } => self.ask(turn).await,
             Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,

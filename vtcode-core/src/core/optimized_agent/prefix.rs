@@ -87,7 +87,7 @@ mod tests {
     fn conversation(head: &'static str, segments: &[&'static str]) -> Conversation {
         let mut conversation = Conversation::new(Bytes::from_static(head.as_bytes()));
         for segment in segments {
-            conversation.push(Bytes::from_static(segment.as_bytes()));
+            conversation.push(segment.as_bytes());
         }
         conversation
     }

@@ -10,16 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::body::outgoing;
 use super::clocks::Clocks;
 use super::error::LlmError;
 use super::ledger::Running;
 use super::rate::{Reservation, Told};
 use super::retry::{self, Budget};
 use super::{Inner, StreamEvent, root_cause};
+use crate::core::conversation::RequestBody;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
 use crate::llm::provider::Decoder;
 use crate::llm::provider::sse::{SseError, SseParser};
@@ -39,7 +40,7 @@ const MAX_DRAIN_WAIT: Duration = Duration::from_millis(50);
 /// was read to its end.
 pub(super) struct Attempts {
     client: Arc<Inner>,
-    body: Bytes,
+    body: RequestBody,
     tools: Vec<String>,
     clocks: Clocks,
     budget: Budget,
@@ -133,7 +134,7 @@ impl Drop for Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(client: Arc<Inner>, body: Bytes, tools: Vec<String>) -> Self {
+    pub(super) fn new(client: Arc<Inner>, body: RequestBody, tools: Vec<String>) -> Self {
         let clocks = Clocks::start(&client.limits);
         let budget = Budget::new(&client.limits);
         Self {
@@ -276,7 +277,7 @@ impl Attempts {
             .http
             .post(client.url.clone())
             .headers(client.headers.clone())
-            .body(self.body.clone());
+            .body(outgoing(self.body.clone()));
         self.state = State::Sending(Box::pin(request.send()));
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use secrecy::SecretString;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -787,13 +788,19 @@ async fn the_engines_way_sends_its_bytes_and_knows_its_tools() {
     let server = Server::start([say(call)]).await;
     let client = server.client();
     let hello = client.provider().unwrap().segment(&Message::User { text: "hi".to_owned() });
-    let body = client.provider().unwrap().body(&Bytes::from_static(b"{\"messages\":["), &[hello]);
+    let mut conversation = Conversation::new(Bytes::from_static(b"{\"messages\":["));
+    conversation.push(&hello);
+    let body = client.provider().unwrap().frame(&conversation);
+    let body_bytes = body.len();
     let mut stream = client.send(body, &["read_file".to_owned()]);
     let mut told = Vec::new();
     while let Some(event) = stream.next().await {
         told.push(event.unwrap());
     }
-    assert!(server.requests()[0].ends_with(r#"{"messages":[{"role":"user","content":"hi"}]}"#));
+    let request = &server.requests()[0];
+    assert!(request.ends_with(r#"{"messages":[{"role":"user","content":"hi"}]}"#), "{request}");
+    let sized = format!("content-length: {body_bytes}\r\n");
+    assert!(request.contains(&sized), "several pieces are no chunks: {request}");
     let finished = StreamEvent::Delta(Delta::Finish(FinishReason::ToolCalls));
     assert!(told.contains(&finished), "{told:?}");
 }

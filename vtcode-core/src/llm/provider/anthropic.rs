@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported, seal};
+use super::{DecodeError, Decoder, Provider, TAIL, malformed, name_call, render, reported, seal};
+use crate::core::conversation::{Conversation, Insert, RequestBody};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
 
 /// The wire format.
@@ -97,21 +98,15 @@ impl Provider for Anthropic {
         message_bytes(role, &content)
     }
 
-    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
-        let mut body = join(head, segments);
-        // From behind, so that what is marked moves nothing that is still to be marked.
-        let mut end = body.len();
-        let mut marks = MARKED_MESSAGES;
-        for segment in segments.iter().rev().filter(|segment| !segment.is_empty()) {
-            if segment.starts_with(USER_START) && segment.ends_with(BLOCK_END) && marks > 0 {
-                let at = end - BLOCK_END.len();
-                body.splice(at..at, CACHE_MARK.iter().copied());
-                marks -= 1;
-            }
-            end -= segment.len() + 1;
-        }
-        body.extend_from_slice(b"]}");
-        body
+    fn frame(&self, conversation: &Conversation) -> RequestBody {
+        let segments = conversation.segments().iter().enumerate().rev();
+        let marked = segments.filter(|(_, segment)| segment.at_hand().is_some_and(takes_mark));
+        let mut marks: Vec<_> = marked
+            .take(MARKED_MESSAGES)
+            .map(|(message, _)| Insert { message, from_end: BLOCK_END.len(), bytes: CACHE_MARK })
+            .collect();
+        marks.reverse();
+        conversation.body(&marks, TAIL)
     }
 
     fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
@@ -121,6 +116,12 @@ impl Provider for Anthropic {
     fn error_message(&self, body: &[u8]) -> Option<String> {
         reported::message(body)
     }
+}
+
+/// Returns whether a segment, as it is sent, may carry a mark.
+fn takes_mark(sent: &[u8]) -> bool {
+    let message = sent.strip_prefix(b",").unwrap_or(sent);
+    message.starts_with(USER_START) && message.ends_with(BLOCK_END)
 }
 
 #[derive(Serialize)]
@@ -531,7 +532,7 @@ mod tests {
 
     use expect_test::{Expect, expect};
 
-    use super::super::tests::{decoded, messages, setup};
+    use super::super::tests::{body, decoded, messages, setup};
     use super::*;
     use crate::llm::message::ToolAnswer;
 
@@ -577,7 +578,7 @@ mod tests {
     fn a_request_is_rendered_as_the_wire_wants_it() {
         let head = Anthropic.head(&setup());
         let segments: Vec<_> = messages().iter().map(|m| Anthropic.segment(m)).collect();
-        let body = String::from_utf8(Anthropic.body(&head, &segments)).unwrap();
+        let body = body(&Anthropic, &head, &segments);
         serde_json::from_str::<serde_json::Value>(&body).unwrap();
         expect![[r#"
             {"model":"m","max_tokens":99,"stream":true,"tools":[{"name":"read_file","description":"Reads","input_schema":{"type":"object"}}],"system":[{"type":"text","text":"Be \"good\".","cache_control":{"type":"ephemeral"}}],"messages":[
@@ -596,11 +597,8 @@ mod tests {
             let parts = vec![Part::Text { text: text.clone() }];
             assert!(Anthropic.segment(&Message::Assistant { parts }).is_empty());
             let bare = Setup { system: text, tools: Vec::new(), ..setup() };
-            let body = Anthropic.body(&Anthropic.head(&bare), &[Bytes::new(), Bytes::new()]);
-            assert_eq!(
-                String::from_utf8(body).unwrap(),
-                r#"{"model":"m","max_tokens":99,"stream":true,"messages":[]}"#
-            );
+            let body = body(&Anthropic, &Anthropic.head(&bare), &[Bytes::new(), Bytes::new()]);
+            assert_eq!(body, r#"{"model":"m","max_tokens":99,"stream":true,"messages":[]}"#);
         }
     }
 

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, join, malformed, name_call, render, reported, seal};
+use super::{DecodeError, Decoder, Provider, malformed, name_call, render, reported, seal};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
 /// The wire format.
@@ -80,12 +80,6 @@ impl Provider for Gemini {
             return Bytes::new();
         }
         render(&Content { role, parts }).into()
-    }
-
-    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
-        let mut body = join(head, segments);
-        body.extend_from_slice(b"]}");
-        body
     }
 
     fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
@@ -544,7 +538,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use serde_json::json;
 
-    use super::super::tests::{decoded, messages, setup};
+    use super::super::tests::{body, decoded, messages, setup};
     use super::*;
     use crate::config::limits::Limits;
     use crate::safety::workspace::Workspace;
@@ -599,7 +593,7 @@ mod tests {
     fn a_request_is_rendered_as_the_wire_wants_it() {
         let head = Gemini.head(&setup());
         let segments: Vec<_> = messages().iter().map(|m| Gemini.segment(m)).collect();
-        let body = String::from_utf8(Gemini.body(&head, &segments)).unwrap();
+        let body = body(&Gemini, &head, &segments);
         serde_json::from_str::<Value>(&body).unwrap();
         expect![[r#"
             {"systemInstruction":{"parts":[{"text":"Be \"good\"."}]},"tools":[{"functionDeclarations":[{"name":"read_file","description":"Reads","parametersJsonSchema":{"type":"object"}}]}],"contents":[
@@ -618,7 +612,7 @@ mod tests {
             Gemini.segment(&Message::User { text: "hi".to_owned() }),
         ];
         assert_eq!(
-            String::from_utf8(Gemini.body(&Gemini.head(&bare), &segments)).unwrap(),
+            body(&Gemini, &Gemini.head(&bare), &segments),
             r#"{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}"#
         );
     }

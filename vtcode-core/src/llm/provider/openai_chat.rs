@@ -14,9 +14,7 @@ use serde_json::value::RawValue;
 use super::arguments::{ObjectScan, as_object};
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{
-    DecodeError, Decoder, Provider, join, malformed, marked_text, name_call, render, reported,
-};
+use super::{DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
 /// The wire format.
@@ -74,12 +72,6 @@ impl Provider for OpenAiChat {
                 bytes.into()
             }
         }
-    }
-
-    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
-        let mut body = join(head, segments);
-        body.extend_from_slice(b"]}");
-        body
     }
 
     fn decoder(&self, tools: &[String]) -> Box<dyn Decoder> {
@@ -561,7 +553,7 @@ impl ChatDecoder {
 mod tests {
     use expect_test::{Expect, expect};
 
-    use super::super::tests::{decoded, messages, setup};
+    use super::super::tests::{body, decoded, messages, setup};
     use super::*;
 
     /// Checks what a stream of these chunks says.
@@ -591,7 +583,7 @@ mod tests {
     fn a_request_is_rendered_as_the_wire_wants_it() {
         let head = OpenAiChat.head(&setup());
         let segments: Vec<_> = messages().iter().map(|m| OpenAiChat.segment(m)).collect();
-        let body = String::from_utf8(OpenAiChat.body(&head, &segments)).unwrap();
+        let body = body(&OpenAiChat, &head, &segments);
         serde_json::from_str::<serde_json::Value>(&body).unwrap();
         expect![[r#"
             {"model":"m","stream":true,"stream_options":{"include_usage":true},"tools":[{"type":"function","function":{"name":"read_file","description":"Reads","parameters":{"type":"object"}}}],"messages":[
@@ -611,7 +603,7 @@ mod tests {
         let head = OpenAiChat.head(&bare);
         let hello = OpenAiChat.segment(&Message::User { text: "hi".to_owned() });
         assert_eq!(
-            String::from_utf8(OpenAiChat.body(&head, &[hello])).unwrap(),
+            body(&OpenAiChat, &head, &[hello]),
             r#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#
         );
     }

@@ -14,7 +14,7 @@ use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
 use super::{
-    DecodeError, Decoder, Provider, join, malformed, marked_text, name_call, render, reported, seal,
+    DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported, seal,
 };
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
 
@@ -82,12 +82,6 @@ impl Provider for OpenAiResponses {
             }
         }
         bytes.into()
-    }
-
-    fn body(&self, head: &Bytes, segments: &[Bytes]) -> Vec<u8> {
-        let mut body = join(head, segments);
-        body.extend_from_slice(b"]}");
-        body
     }
 
     fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
@@ -614,7 +608,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use serde_json::json;
 
-    use super::super::tests::{decoded, messages, setup};
+    use super::super::tests::{body, decoded, messages, setup};
     use super::*;
 
     /// Checks what a stream of these events says; each carries its type in its data.
@@ -702,7 +696,7 @@ mod tests {
         let signature = Some("responses:last".to_owned());
         parts.push(Part::Reasoning { text: String::new(), signature, redacted: true });
         let segments: Vec<_> = messages.iter().map(|m| OpenAiResponses.segment(m)).collect();
-        let body = String::from_utf8(OpenAiResponses.body(&head, &segments)).unwrap();
+        let body = body(&OpenAiResponses, &head, &segments);
         serde_json::from_str::<Value>(&body).unwrap();
         expect![[r#"
             {"model":"m","stream":true,"store":false,"include":["reasoning.encrypted_content"],"prompt_cache_key":"s1","instructions":"Be \"good\".","tools":[
@@ -734,7 +728,7 @@ mod tests {
         let head = OpenAiResponses.head(&bare);
         let hello = OpenAiResponses.segment(&Message::User { text: "hi".to_owned() });
         assert_eq!(
-            String::from_utf8(OpenAiResponses.body(&head, &[hello])).unwrap(),
+            body(&OpenAiResponses, &head, &[hello]),
             r#"{"model":"gpt-4.1-mini","stream":true,"store":false,"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}]}"#
         );
     }

@@ -66,7 +66,7 @@ impl Run<'_> {
     /// request that would pass a limit ends the prompt instead.
     async fn send(&mut self) -> Option<usize> {
         self.drain().await;
-        let body = self.provider.body(self.conversation.head(), self.conversation.segments());
+        let body = self.provider.frame(&self.conversation);
         let body_bytes = body.len();
         if let Some(limit) = self.budget.passed_by(body_bytes, &self.engine.limits) {
             self.stop(Stop::Limit(limit));

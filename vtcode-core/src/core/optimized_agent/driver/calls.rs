@@ -44,7 +44,7 @@ impl Run<'_> {
         let request = ToolRequest {
             // The provider's ids may repeat; the place in the conversation does not, also after a
             // resume. Outputs too long for a result are kept under this name.
-            id: format!("{}-{index}", self.conversation.segments().len()),
+            id: format!("{}-{index}", self.conversation.messages()),
             tool_name: call.name.clone(),
             args,
             priority: ExecutionPriority::Normal,
