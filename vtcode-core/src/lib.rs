@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod core;
+pub mod laboratory;
 pub mod llm;
 pub mod safety;
 pub mod tools;

@@ -1,5 +1,5 @@
 //! The project's own checks and benches: `cargo xtask tidy`, `cargo xtask config-docs`,
-//! `cargo xtask bench-agent`.
+//! `cargo xtask bench-agent`, `cargo xtask predict-cv`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod bench_agent;
 mod config_docs;
+mod predict_cv;
 mod tidy;
 
 #[derive(Debug, Parser)]
@@ -25,6 +26,8 @@ enum Command {
     ConfigDocs,
     /// Measure an agent against a scripted model on loopback
     BenchAgent(bench_agent::Options),
+    /// Cross-validate the prediction of reads over recorded sessions, by repository
+    PredictCv(predict_cv::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Tidy => tidy::run(),
         Command::ConfigDocs => config_docs::run(),
         Command::BenchAgent(options) => bench_agent::run(&options),
+        Command::PredictCv(options) => predict_cv::run(&options),
     }
 }
 

@@ -21,6 +21,7 @@ mod budget;
 mod changes;
 mod driver;
 mod phase;
+pub mod predict;
 mod prefix;
 pub mod prompt;
 mod repeats;

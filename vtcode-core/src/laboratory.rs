@@ -1,0 +1,7 @@
+//! Measures on recorded sessions what an optimization is worth before a user pays for it.
+//! Recorded sessions go in; steps, times and tokens with and without it come out.
+//! Reads no file and no clock of its own: who calls it hands in the text and the time.
+
+pub mod acts;
+pub mod corpus;
+pub mod judge;

@@ -1,0 +1,133 @@
+//! Reads recorded sessions: a line of the corpus goes in, a session's steps come out.
+//! Knows the shape of the records and nothing of what they are good for.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One recorded session.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Session {
+    /// The repository that it worked on.
+    #[serde(default)]
+    pub repo: String,
+    /// The agent that ran it.
+    #[serde(default)]
+    pub agent: String,
+    /// The model.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Its id.
+    pub session_id: String,
+    /// What happened, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One entry of a session.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Step {
+    /// The user wrote something.
+    User {
+        /// How long it was.
+        #[serde(default)]
+        bytes: u64,
+        /// The paths it names.
+        #[serde(default)]
+        paths: Vec<String>,
+    },
+    /// The model answered.
+    Llm {
+        /// From the request to the last word, in milliseconds.
+        #[serde(default)]
+        llm_ms: Option<u64>,
+        /// The tokens it wrote.
+        #[serde(default)]
+        out_tokens: Option<u64>,
+        /// The paths that its words name.
+        #[serde(default)]
+        paths: Vec<String>,
+    },
+    /// The calls of that answer ran.
+    Tool {
+        /// Each of them.
+        calls: Vec<Call>,
+    },
+}
+
+/// One tool call and what came of it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Call {
+    /// The tool, by the agent's name for it.
+    pub name: String,
+    /// Its arguments; long texts are hashes.
+    #[serde(default)]
+    pub args: Value,
+    /// What kind of call it was: `ro`, `ro_net`, `test`, `write`, `poll`, `agent`, `human`, `meta`.
+    #[serde(default)]
+    pub cls: String,
+    /// Whether it changed nothing.
+    #[serde(default)]
+    pub read_only: bool,
+    /// How long it took, waits for permission included, in milliseconds.
+    #[serde(default)]
+    pub ms: Option<u64>,
+    /// How long it took by the tool's own clock, in milliseconds.
+    #[serde(default)]
+    pub self_ms: Option<u64>,
+    /// Whether it failed.
+    #[serde(default)]
+    pub error: bool,
+    /// The files it changed.
+    #[serde(default)]
+    pub files: Vec<String>,
+    /// The size of its result.
+    #[serde(default)]
+    pub result_bytes: Option<u64>,
+    /// A hash of its result.
+    #[serde(default)]
+    pub result_sha: Option<String>,
+    /// The paths that its result names.
+    #[serde(default)]
+    pub result_paths: Vec<String>,
+}
+
+/// Why a text is no corpus.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line} is no recorded session: {what}")]
+pub struct CorpusError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Call {
+    /// Returns how long the call ran: by the tool's own clock where it has one. What waits for a
+    /// human took no time of the machine's.
+    pub fn ran(&self) -> Duration {
+        if self.cls == "human" {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.self_ms.or(self.ms).unwrap_or(0))
+    }
+}
+
+impl Step {
+    /// Returns whether this is an answer of the model.
+    pub fn is_llm(&self) -> bool {
+        matches!(self, Self::Llm { .. })
+    }
+}
+
+/// Reads all sessions of a corpus, one a line.
+pub fn sessions(text: &str) -> Result<Vec<Session>, CorpusError> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(at, line)| {
+            serde_json::from_str(line)
+                .map_err(|error| CorpusError { line: at + 1, what: error.to_string() })
+        })
+        .collect()
+}
