@@ -42,12 +42,7 @@ fn quantile(all: &mut [Duration], percent: usize) -> f64 {
 fn main() {
     for wire in Wire::ALL {
         let provider = provider::for_wire(wire);
-        let endpoint = Endpoint {
-            wire,
-            base_url: "http://127.0.0.1:1".to_owned(),
-            model: "m".to_owned(),
-            key: None,
-        };
+        let endpoint = Endpoint::new(wire, "http://127.0.0.1:1", "m");
         let client = OptimizedLLMClient::with_endpoint(endpoint, Limits::full().client)
             .expect("the URL is one");
         let tools = ["read_file".to_owned()];
@@ -57,7 +52,7 @@ fn main() {
             tools: Vec::new(),
             max_output_tokens: 1000,
             session_id: "s".to_owned(),
-            temperature: None,
+            ..Setup::default()
         });
         let mut messages: Vec<_> = (1..REQUESTS).flat_map(turn).collect();
         let mut before = Conversation::new(head.clone());

@@ -1,8 +1,10 @@
 //! The only reader of switches, files and the environment.
 
+pub mod dialect;
 pub mod endpoint;
 pub mod env;
 pub mod files;
 pub mod layers;
 pub mod limits;
+pub mod named;
 pub mod safety;

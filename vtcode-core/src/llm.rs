@@ -2,8 +2,8 @@
 
 pub mod discover;
 pub mod message;
+pub mod models;
 pub mod optimized_client;
-pub mod prices;
 pub mod provider;
 
 pub use message::{LLMRequest, LLMResponse};

@@ -61,13 +61,17 @@ pub(crate) struct Common {
     /// The model's name as the provider knows it
     #[arg(short, long)]
     pub(crate) model: Option<String>,
-    /// The wire format: openai (also for compatible servers), responses, anthropic or gemini
+    /// Who is asked: a wire (openai, also for compatible servers; responses, anthropic, gemini), a
+    /// known server (ollama, openrouter, mistral, …), or one of [providers] in your file
     #[arg(long)]
     pub(crate) provider: Option<String>,
     /// Where the provider is reached; ends in /v1 for openai and responses, the server's root
     /// for anthropic and gemini
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
+    /// How hard the model should think
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    pub(crate) effort: Option<Effort>,
     /// What commands may touch; workspace-write unless configured otherwise
     #[arg(short, long, value_enum, value_name = "MODE")]
     pub(crate) sandbox: Option<Sandbox>,
@@ -98,6 +102,14 @@ pub(crate) struct Common {
     /// End with the table of where the time went
     #[arg(long)]
     pub(crate) profile: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Effort {
+    Minimal,
+    Low,
+    Medium,
+    High,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

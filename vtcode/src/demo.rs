@@ -54,12 +54,7 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<Exit> {
     }
     let gave_up = Arc::new(AtomicBool::new(false));
     let model = recorded_model(Arc::clone(&gave_up)).await;
-    let endpoint = Endpoint {
-        wire: Wire::OpenAiChat,
-        base_url: model.openai_url(),
-        model: "recorded".to_owned(),
-        key: None,
-    };
+    let endpoint = Endpoint::new(Wire::OpenAiChat, model.openai_url(), "recorded");
     line(&format!("folder: {}", folder.display()));
     line(&format!("model:  recorded, served on {}", model.openai_url()));
     line(&format!("task:   {PROMPT}\n"));

@@ -72,7 +72,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             check_output(&args.common)?;
             let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
             let endpoint = discover::endpoint(&settings, &env).await?;
-            setup::note_price(&mut settings, &endpoint)?;
+            setup::settle(&mut settings, &endpoint)?;
             let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
             drive(session, prompt, args.common, &env).await
         }),
@@ -192,7 +192,7 @@ pub(crate) fn begin(
         started_at_ms: setup::now_ms(),
         cwd,
         add_dirs,
-        provider: endpoint.wire.to_string(),
+        provider: endpoint.provider.clone(),
         base_url: endpoint.base_url.clone(),
         model: endpoint.model.clone(),
         system: setup::system_prompt(&workspace, &registry, env),
@@ -250,17 +250,17 @@ async fn go_on(
         }
     }
     let endpoint = discover::endpoint(&settings, env).await?;
-    setup::note_price(&mut settings, &endpoint)?;
+    setup::settle(&mut settings, &endpoint)?;
     if replay.torn {
         note("the last record of this session was torn and is lost; what came before it is kept");
     }
     for call in &replay.interrupted {
         note(&format!("`{}` had started and may have run; the model is told", call.name));
     }
-    let changed = (endpoint.wire.as_str(), endpoint.base_url.as_str(), endpoint.model.as_str())
+    let changed = (endpoint.provider.as_str(), endpoint.base_url.as_str(), endpoint.model.as_str())
         != (header.provider.as_str(), header.base_url.as_str(), header.model.as_str());
     if changed {
-        header.provider = endpoint.wire.to_string();
+        header.provider.clone_from(&endpoint.provider);
         header.base_url.clone_from(&endpoint.base_url);
         header.model.clone_from(&endpoint.model);
         journal.append(&Event {

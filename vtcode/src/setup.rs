@@ -14,7 +14,7 @@ use vtcode_core::config::layers::Settings;
 use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
-use vtcode_core::llm::prices;
+use vtcode_core::llm::models;
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::policy::Policy;
 use vtcode_core::safety::sandbox::{self, SandboxPlan};
@@ -44,6 +44,7 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ("provider", common.provider.clone(), "--provider"),
         ("model", common.model.clone(), "--model"),
         ("base_url", common.base_url.clone(), "--base-url"),
+        ("effort", common.effort.as_ref().map(word), "--effort"),
         ("limits.max_turns", number(common.max_turns), "--max-turns"),
         ("limits.max_tokens", number(common.max_tokens), "--max-tokens"),
         ("limits.max_cost_usd", common.max_cost.map(|usd| usd.to_string()), "--max-cost"),
@@ -80,10 +81,10 @@ pub(crate) fn folder(cd: Option<&Path>) -> anyhow::Result<PathBuf> {
     usable.map_err(|e| Usage(format!("cannot work in `{}`: {e}", folder.display())).into())
 }
 
-/// Notes what the endpoint's tokens cost; a bound on costs that cannot be kept is an error.
-pub(crate) fn note_price(settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Usage> {
-    let agent = &mut settings.limits.agent;
-    agent.price = settings.price.over(prices::listed(endpoint.wire, &endpoint.model));
+/// Settles what depends on the model; a bound on costs that cannot be kept is an error.
+pub(crate) fn settle(settings: &mut Settings, endpoint: &Endpoint) -> Result<(), Usage> {
+    models::settle(settings, endpoint);
+    let agent = &settings.limits.agent;
     if agent.max_cost_usd.is_some() && agent.price.is_none() {
         return Err(Usage(format!(
             "nobody knows what `{}` costs, so the bound on costs cannot be kept: set price.input \

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use vtcode_core::config::endpoint::known::KNOWN;
 use vtcode_core::config::layers::{KEYS, Key};
 
 pub(crate) fn run() -> anyhow::Result<ExitCode> {
@@ -81,7 +82,54 @@ fn reference() -> String {
             );
         }
     }
-    text
+    text + &named()
+}
+
+const NAMED: &str = "
+## `[providers.NAME]`
+
+A server of your own, chosen with `--provider NAME`. Only in your own file: a folder must not redirect your requests or name your keys.
+
+```toml
+[providers.work]
+wire = \"openai\"                          # or responses, anthropic, gemini; openai unless set
+base_url = \"https://gateway.example/v1\"  # as for `base_url`
+key_env = \"WORK_KEY\"                     # the variable that holds the key; none: no key is sent
+model = \"big-model\"                      # asked when no other is named
+headers = { x-team = \"$TEAM\" }           # `$NAME`: what that variable holds; never shown
+quirks = \"vllm\"                          # it has the habits of this known server
+```
+
+Known servers, each with its address, the variable of its key and its habits (which fields it needs or refuses), all over Chat
+Completions; the habits hold, too, when `base_url` names the same host, or the same port of this machine:
+
+| name | address | key |
+|---|---|---|
+";
+
+const MODELS: &str = "
+## `[models.\"NAME\"]`
+
+What you know of a model goes before the list that `vtcode models` prints; what you leave out is as listed. Only in your own file.
+
+```toml
+[models.\"my-model\"]
+context_window = 131072   # tokens of a request and its answer
+max_output = 16384        # tokens of an answer
+input = 0.5               # US dollars for a million tokens, also `cached` and `output`
+images = true             # it reads images
+temperature = false       # it refuses to be told one
+effort = \"levels\"       # how it is told how hard to think: none, levels, adaptive or budget
+```
+";
+
+fn named() -> String {
+    let mut text = NAMED.to_owned();
+    for known in KNOWN {
+        let key = known.key_env.map_or_else(|| "none".to_owned(), |key| format!("`{key}`"));
+        let _ = writeln!(text, "| `{}` | {} | {key} |", known.name, known.base_url);
+    }
+    text + MODELS
 }
 
 const EXAMPLE_OPENING: &str = "\

@@ -7,8 +7,11 @@ use std::str::FromStr;
 
 use secrecy::SecretString;
 
+use crate::config::dialect::{Dialect, Quirks};
 use crate::config::env::Env;
 use crate::config::layers::Settings;
+
+pub mod known;
 
 /// A wire format that a provider speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,7 +53,8 @@ impl fmt::Display for Wire {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "unknown provider `{0}`: use `openai` (also for compatible servers), `responses`, `anthropic` or \
-     `gemini`"
+     `gemini`, a server that is known ({known}), or one of your own: [providers.{0}] in your file",
+    known = known_names()
 )]
 pub struct UnknownProvider(pub String);
 
@@ -63,9 +67,21 @@ impl FromStr for Wire {
     }
 }
 
+fn known_names() -> String {
+    let names: Vec<_> = known::KNOWN.iter().map(|known| format!("`{}`", known.name)).collect();
+    names.join(", ")
+}
+
+/// Returns whether the habits of a server are known under a name.
+pub fn has_quirks(name: &str) -> bool {
+    known::named(name).is_some()
+}
+
 /// One model behind one server.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
+    /// The name under which it was chosen: a wire's, a known server's or one of the user's.
+    pub provider: String,
     /// How to talk to it.
     pub wire: Wire,
     /// For `openai` and `responses` it ends in `/v1`; for `anthropic` and `gemini` it is the server's
@@ -75,6 +91,25 @@ pub struct Endpoint {
     pub model: String,
     /// Sent to this endpoint only; local servers need none. `Debug` prints it redacted.
     pub key: Option<SecretString>,
+    /// What server and model take beyond what the wire says.
+    pub dialect: Dialect,
+}
+
+impl Endpoint {
+    /// Returns an endpoint without a key; what is known of its server holds.
+    pub fn new(wire: Wire, base_url: impl Into<String>, model: impl Into<String>) -> Self {
+        let base_url = base_url.into();
+        let quirks = known::at(&base_url).map_or_else(Quirks::default, |known| known.quirks);
+        let dialect = Dialect { quirks, ..Dialect::default() };
+        let (provider, model) = (wire.to_string(), model.into());
+        Self { provider, wire, base_url, model, key: None, dialect }
+    }
+
+    /// Sets the key.
+    #[must_use]
+    pub fn with_key(self, key: impl Into<SecretString>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
 }
 
 /// Tells where requests go, without the key.
@@ -142,12 +177,18 @@ pub enum NoProvider {
     #[error(transparent)]
     Unknown(#[from] UnknownProvider),
     /// The provider wants a key and there is none.
-    #[error("no key for `{wire}`: set {variable}, or choose another provider (--provider)")]
+    #[error("no key for `{provider}`: set {variable}, or choose another provider (--provider)")]
     NoKey {
         /// The provider.
-        wire: Wire,
+        provider: String,
         /// The variable that would hold it.
-        variable: &'static str,
+        variable: String,
+    },
+    /// The provider has no model of its own choice.
+    #[error("`{provider}` serves many models: say which one (-m MODEL)")]
+    NoModel {
+        /// The provider.
+        provider: String,
     },
     /// The base URL is none.
     #[error("`{url}` is not a base URL: {why}")]
@@ -173,7 +214,11 @@ pub enum NoProvider {
 /// Chooses the endpoint: what is set, then the keys in the environment, then a local server.
 pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
     let wire = match &settings.provider {
-        Some(name) => Some(name.parse::<Wire>()?),
+        Some(name) => match name.parse::<Wire>() {
+            // The user's own word for a server goes before ours.
+            Ok(wire) if !settings.named.providers.contains_key(name) => Some(wire),
+            _ => return by_name(name, settings, env).map(Choice::Endpoint),
+        },
         None => match &settings.base_url {
             // A server that somebody names speaks Chat Completions more often than not.
             Some(_) if env.text("ANTHROPIC_API_KEY").is_none() => Some(Wire::OpenAiChat),
@@ -197,10 +242,56 @@ pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
     let base_url = check_url(base_url)?;
     let key = env.text(home.key_variable).map(SecretString::from);
     if key.is_none() && base_url == home.public_url {
-        return Err(NoProvider::NoKey { wire, variable: home.key_variable });
+        let (provider, variable) = (wire.to_string(), home.key_variable.to_owned());
+        return Err(NoProvider::NoKey { provider, variable });
     }
     let model = settings.model.clone().unwrap_or_else(|| home.model.to_owned());
-    Ok(Choice::Endpoint(Endpoint { wire, base_url, model, key }))
+    Ok(Choice::Endpoint(Endpoint { key, ..Endpoint::new(wire, base_url, model) }))
+}
+
+/// Returns the endpoint of a server that has a name: one of the user's, or a known one.
+fn by_name(name: &str, settings: &Settings, env: &Env) -> Result<Endpoint, NoProvider> {
+    let (own, known) = (settings.named.providers.get(name), known::named(name));
+    let (wire, place, key_env) = match (own, known) {
+        (Some(own), _) => (own.wire, &*own.base_url, own.key_env.as_deref()),
+        (None, Some(known)) => (Wire::OpenAiChat, known.base_url, known.key_env),
+        (None, None) => return Err(UnknownProvider(name.to_owned()).into()),
+    };
+    let place = check_url(place)?;
+    // An address that was set before the server was chosen is that of another server, which must
+    // not get this one's key.
+    let moved = settings.base_url.as_deref().filter(|_| settings.is_later("base_url", "provider"));
+    let base_url = moved.map_or_else(|| Ok(place.clone()), check_url)?;
+    let key = match key_env {
+        None => None,
+        Some(variable) => match env.text(variable) {
+            Some(key) => Some(SecretString::from(key)),
+            None if base_url != place => None,
+            None => {
+                let (provider, variable) = (name.to_owned(), variable.to_owned());
+                return Err(NoProvider::NoKey { provider, variable });
+            }
+        },
+    };
+    let model = settings.model.clone().or_else(|| own?.model.clone());
+    let model = model.ok_or_else(|| NoProvider::NoModel { provider: name.to_owned() })?;
+    let mut endpoint = Endpoint::new(wire, base_url, model);
+    name.clone_into(&mut endpoint.provider);
+    endpoint.key = key;
+    if let Some(known) = own.and_then(|own| known::named(own.quirks.as_ref()?)).or(known) {
+        endpoint.dialect.quirks = known.quirks;
+    }
+    for (header, value) in own.iter().flat_map(|own| &own.headers) {
+        let value = match value.strip_prefix('$') {
+            Some(variable) => env.text(variable).ok_or_else(|| NoProvider::NoKey {
+                provider: name.to_owned(),
+                variable: variable.to_owned(),
+            })?,
+            None => value,
+        };
+        endpoint.dialect.headers.push((header.clone(), SecretString::from(value)));
+    }
+    Ok(endpoint)
 }
 
 fn is_openai_style(url: &str) -> bool {
@@ -292,6 +383,75 @@ mod tests {
             chosen(&set(Some("gemini"), None), &[key]),
             "no key for `gemini`: set GEMINI_API_KEY, or choose another provider (--provider)"
         );
+    }
+
+    fn with_file(text: &str, options: &[(&'static str, &str)]) -> Settings {
+        let sources = crate::config::layers::Sources {
+            user_file: Some(("/u.toml".into(), text.to_owned())),
+            workspace_file: None,
+            command_line: options.iter().map(|(k, v)| (*k, (*v).to_owned(), "--x")).collect(),
+        };
+        Settings::resolve(&sources, &Env::default()).unwrap()
+    }
+
+    #[test]
+    fn a_known_server_is_chosen_by_its_name_and_has_its_own_key() {
+        let chosen_as = |provider, model, env: &[(&str, &str)]| {
+            let mut settings = set(Some(provider), None);
+            settings.model = Some(String::from(model)).filter(|model| !model.is_empty());
+            chosen(&settings, env)
+        };
+        let keys = [("GROQ_API_KEY", "k1"), ("OPENAI_API_KEY", "k2")];
+        assert_eq!(chosen_as("groq", "x", &keys), "openai https://api.groq.com/openai/v1 x k1");
+        assert_eq!(chosen_as("ollama", "x", &keys), "openai http://127.0.0.1:11434/v1 x none");
+        assert_eq!(
+            chosen_as("mistral", "x", &keys),
+            "no key for `mistral`: set MISTRAL_API_KEY, or choose another provider (--provider)"
+        );
+        assert_eq!(
+            chosen_as("groq", "", &keys),
+            "`groq` serves many models: say which one (-m MODEL)"
+        );
+    }
+
+    #[test]
+    fn a_server_of_the_users_is_a_few_lines() {
+        let file = "[providers.work]\nwire = \"anthropic\"\nbase_url = \"https://gate.example/\"\n\
+                    key_env = \"GATE_KEY\"\nmodel = \"m\"\nheaders = { x-team = \"$TEAM\", x-a = \"b\" }";
+        let settings = with_file(file, &[("provider", "work")]);
+        let env = [("GATE_KEY", "k1"), ("TEAM", "t1")];
+        assert_eq!(chosen(&settings, &env), "anthropic https://gate.example m k1");
+        let Ok(Choice::Endpoint(endpoint)) = choose(&settings, &env.into_iter().collect()) else {
+            panic!("it is chosen")
+        };
+        let headers: Vec<_> = endpoint
+            .dialect
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.expose_secret()))
+            .collect();
+        assert_eq!(headers, [("x-a", "b"), ("x-team", "t1")]);
+        assert_eq!(endpoint.provider, "work");
+        assert!(!format!("{endpoint:?}").contains("t1"), "{endpoint:?}");
+        assert!(chosen(&settings, &env[..1]).contains("set TEAM"));
+
+        let file = "[providers.openai]\nbase_url = \"http://127.0.0.1:9/v1\"\nquirks = \"mistral\"";
+        let settings = with_file(file, &[("provider", "openai"), ("model", "m")]);
+        assert_eq!(chosen(&settings, &[]), "openai http://127.0.0.1:9/v1 m none");
+        let Ok(Choice::Endpoint(endpoint)) = choose(&settings, &Env::default()) else {
+            panic!("it is chosen")
+        };
+        assert_eq!(endpoint.dialect.quirks, known::named("mistral").unwrap().quirks);
+    }
+
+    #[test]
+    fn the_key_of_a_named_server_does_not_go_to_an_address_that_was_meant_for_another() {
+        let env = [("GROQ_API_KEY", "k1")];
+        let file = "base_url = \"http://other.example/v1\"\nmodel = \"m\"";
+        let settings = with_file(file, &[("provider", "groq")]);
+        assert_eq!(chosen(&settings, &env), "openai https://api.groq.com/openai/v1 m k1");
+        let both = [("provider", "groq"), ("base_url", "http://127.0.0.1:9/v1")];
+        assert_eq!(chosen(&with_file(file, &both), &env), "openai http://127.0.0.1:9/v1 m k1");
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //! line. One table knows every key, its range, its variable and its reader; each value remembers
 //! where it came from. Never reads a file itself: texts come in, [`Settings`] go out.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::dialect::{Effort, ModelFacts};
 use crate::config::env::Env;
 use crate::config::limits::{Limits, Price};
+use crate::config::named::Named;
 use crate::config::safety::{Approval, SafetySettings, SandboxMode};
 
 /// What a run is set to.
@@ -28,6 +31,8 @@ pub struct Settings {
     pub safety: SafetySettings,
     /// What the user says that tokens cost.
     pub price: OwnPrice,
+    /// What the user says of models and servers, by their names.
+    pub named: Named,
     /// Requests a second; joined with the requests a minute.
     rate_limit_rps: Option<f64>,
     off: Off,
@@ -107,6 +112,18 @@ pub enum Origin {
     CommandLine(&'static str),
 }
 
+impl Origin {
+    fn layer(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::UserFile(_) => 1,
+            Self::WorkspaceFile(_) => 2,
+            Self::Environment(_) => 3,
+            Self::CommandLine(_) => 4,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -146,7 +163,7 @@ pub enum ConfigError {
         /// Where it stands.
         origin: Origin,
         /// The key.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// The value as written.
         value: String,
         /// What would fit.
@@ -259,7 +276,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "provider",
         env: Some("VTCODE_PROVIDER"),
-        doc: "the wire format: `openai` (Chat Completions, also for compatible servers), `responses` (OpenAI Responses), `anthropic` or `gemini`",
+        doc: "who is asked: a wire (`openai`: Chat Completions, also for compatible servers; `responses`: OpenAI Responses; `anthropic`; `gemini`), a known server such as `ollama` or `openrouter`, or one of `[providers]` in your file",
         workspace: true,
         kind: Kind::Text(|s, v| s.provider = Some(v)),
         get: |s| chosen(s.provider.as_ref()),
@@ -279,6 +296,17 @@ pub const KEYS: &[Key] = &[
         workspace: false,
         kind: Kind::Text(|s, v| s.base_url = Some(v)),
         get: |s| chosen(s.base_url.as_ref()),
+    },
+    Key {
+        name: "effort",
+        env: Some("VTCODE_EFFORT"),
+        doc: "how hard the model should think; nothing is sent unless it is set, nor to a model that does not think",
+        workspace: true,
+        kind: Kind::Word {
+            words: Effort::WORDS,
+            set: |s, v| v.parse().map(|effort| s.limits.client.effort = Some(effort)).is_ok(),
+        },
+        get: |s| s.limits.client.effort.map_or_else(|| "the model's".to_owned(), |e| e.to_string()),
     },
     Key {
         name: "limits.max_turns",
@@ -356,12 +384,15 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "limits.max_output_tokens",
         env: Some("VTCODE_MAX_OUTPUT_TOKENS"),
-        doc: "output tokens asked for where the wire demands a number (anthropic)",
+        doc: "output tokens asked for; unless it is set, what the model can (up to 32000) where the wire demands a number or the server's own bound is low, else nothing",
         workspace: true,
         kind: Kind::Number {
             min: 1,
             max: 1_000_000,
-            set: |s, v| s.limits.client.max_output_tokens = v as u32,
+            set: |s, v| {
+                s.limits.client.max_output_tokens = v as u32;
+                s.limits.client.max_output_chosen = true;
+            },
         },
         get: |s| s.limits.client.max_output_tokens.to_string(),
     },
@@ -762,6 +793,23 @@ impl Settings {
         })
     }
 
+    /// Returns whether a layer set a key.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.origins.contains_key(name)
+    }
+
+    /// Returns whether a key was set in the same layer as another one, or in a later one.
+    pub fn is_later(&self, name: &str, than: &str) -> bool {
+        let layer = |name: &str| self.origins.get(name).map_or(0, Origin::layer);
+        layer(name) >= layer(than)
+    }
+
+    /// Lays what the user says of a model over what is known of it.
+    pub fn own_facts(&self, model: &str, facts: &mut ModelFacts) {
+        self.named.facts(model, facts);
+        facts.price = self.price.over(facts.price);
+    }
+
     fn take_file(&mut self, text: &str, origin: &Origin) -> Result<(), ConfigError> {
         let table: toml::Table = toml::from_str(text)
             .map_err(|e| ConfigError::Syntax { origin: origin.clone(), what: e.to_string() })?;
@@ -787,6 +835,8 @@ impl Settings {
                 && KEYS.iter().any(|key| key.name.starts_with(&below))
             {
                 self.take_table(&below, inner, origin)?;
+            } else if let Some(table) = Named::table(&name) {
+                self.named.take(table, value, origin)?;
             } else {
                 return Err(ConfigError::Unknown {
                     origin: origin.clone(),
@@ -814,7 +864,7 @@ impl Settings {
         };
         if fits.is_none() {
             let (value, wanted) = (value.shown(), key.wanted());
-            return Err(ConfigError::Invalid { origin, key: key.name, value, wanted });
+            return Err(ConfigError::Invalid { origin, key: key.name.into(), value, wanted });
         }
         self.origins.insert(key.name, origin);
         Ok(())
@@ -921,13 +971,14 @@ mod tests {
         assert_eq!(settings.limits.agent.max_turns, 7);
         let shown: Vec<String> = settings
             .show()
-            .take(4)
+            .take(5)
             .map(|(key, value, origin)| format!("{} = {value} ({origin})", key.name))
             .collect();
         expect_test::expect![[r"
             provider = not chosen (default)
             model = b ($VTCODE_MODEL)
             base_url = not chosen (default)
+            effort = the model's (default)
             limits.max_turns = 7 (--max-turns)"]]
         .assert_eq(&shown.join("\n"));
     }

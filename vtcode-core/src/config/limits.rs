@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::config::dialect::Effort;
+
 /// Every number that the runtime obeys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
@@ -134,6 +136,8 @@ pub struct ClientLimits {
     pub backoff: Duration,
     /// Output tokens asked for where the wire demands a number.
     pub max_output_tokens: u32,
+    /// Whether somebody chose that number: then it is asked for on every wire.
+    pub max_output_chosen: bool,
     /// How fast requests may go out.
     pub rate: RateLimits,
     /// Connections to a server that are kept while nothing goes over them. 0: each request makes
@@ -141,6 +145,8 @@ pub struct ClientLimits {
     pub idle_connections: usize,
     /// How freely the model chooses its words, from 0; the provider's default if not set.
     pub temperature: Option<f32>,
+    /// How hard the model should think; nothing is said of it if not set.
+    pub effort: Option<Effort>,
     /// The whole answers at temperature 0 that are kept for the very same request.
     pub answers: CacheLimits,
 }
@@ -210,9 +216,11 @@ impl Limits {
                 attempts: 5,
                 backoff: Duration::from_millis(500),
                 max_output_tokens: 16_384,
+                max_output_chosen: false,
                 rate: RateLimits::default(),
                 idle_connections: 16,
                 temperature: None,
+                effort: None,
                 answers: CacheLimits {
                     entries: 64,
                     bytes: 8 * 1024 * 1024,

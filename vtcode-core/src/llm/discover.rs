@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use reqwest::Url;
 use serde::Deserialize;
 
+use super::models;
 use super::optimized_client::{http_client, root_cause};
 use crate::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
 use crate::config::env::Env;
@@ -34,14 +35,16 @@ struct Model {
 
 /// Returns the endpoint that the settings choose, or a local server that answers.
 pub async fn endpoint(settings: &Settings, env: &Env) -> Result<Endpoint, NoProvider> {
-    match endpoint::choose(settings, env)? {
-        Choice::Endpoint(endpoint) => Ok(endpoint),
+    let mut endpoint = match endpoint::choose(settings, env)? {
+        Choice::Endpoint(endpoint) => endpoint,
         Choice::Local { model } => {
             let (base_url, first) = local_server(&LOCAL_PORTS).await.ok_or(NoProvider::Nothing)?;
             let model = model.unwrap_or(first);
-            Ok(Endpoint { wire: Wire::OpenAiChat, base_url, model, key: None })
+            Endpoint::new(Wire::OpenAiChat, base_url, model)
         }
-    }
+    };
+    endpoint.dialect.facts = models::of(endpoint.wire, &endpoint.model, settings);
+    Ok(endpoint)
 }
 
 /// Returns base URL and model of the first of `ports` at which a server for Chat Completions

@@ -1,10 +1,13 @@
 //! The conversation's types, the same for every wire: messages in, deltas out.
 //! Plain data; rendering is `llm::provider`'s, sending is `llm::optimized_client`'s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::config::dialect::Effort;
 use crate::tools::tool::ToolSpec;
 
 /// One message of a conversation. The system prompt is not a message; it stands in [`Setup`].
@@ -232,7 +235,7 @@ impl std::ops::AddAssign for Usage {
 }
 
 /// What a request carries besides its messages; constant over a session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Setup {
     /// The model's name.
     pub model: String,
@@ -242,10 +245,17 @@ pub struct Setup {
     pub tools: Vec<ToolSpec>,
     /// Output tokens asked for where the wire demands a number.
     pub max_output_tokens: u32,
+    /// Whether somebody chose that number: then it is asked for on every wire.
+    pub max_output_chosen: bool,
     /// The session's id, by which a provider finds what it has cached; may be empty.
     pub session_id: String,
     /// How freely the model chooses its words, from 0; the provider's default if not set.
     pub temperature: Option<f32>,
+    /// How hard the model should think; nothing is said of it if not set.
+    pub effort: Option<Effort>,
+    /// The JSON schema that the answer must fit. Asked for where server and model can be held to
+    /// it, so what comes must be checked all the same.
+    pub answer_schema: Option<Arc<Value>>,
 }
 
 /// A request of the library's user: some messages and an optional system prompt.

@@ -64,7 +64,7 @@ pub struct OptimizedLLMClient {
 struct Inner {
     endpoint: Endpoint,
     limits: ClientLimits,
-    provider: &'static dyn Provider,
+    provider: Arc<dyn Provider>,
     http: reqwest::Client,
     url: Url,
     headers: HeaderMap,
@@ -145,8 +145,8 @@ impl OptimizedLLMClient {
 
     /// Returns the translation between the conversation and the endpoint's wire format. An error,
     /// like those below, says that the client has not started.
-    pub fn provider(&self) -> Result<&'static dyn Provider, LlmError> {
-        Ok(self.inner()?.provider)
+    pub fn provider(&self) -> Result<&dyn Provider, LlmError> {
+        Ok(&*self.inner()?.provider)
     }
 
     /// Returns the endpoint.
@@ -220,12 +220,15 @@ impl Inner {
         limits: ClientLimits,
         rate_dir: Option<&Path>,
     ) -> Result<Self, LlmError> {
-        let provider = provider::for_wire(endpoint.wire);
+        let provider = provider::of(&endpoint);
         let unusable = |what: String| LlmError::Endpoint { what };
 
-        let url = request_url(provider, &endpoint.base_url, &endpoint.model).ok_or_else(|| {
-            unusable("the base URL must look like `https://host` or `http://host:port/v1`".into())
-        })?;
+        let url =
+            request_url(&*provider, &endpoint.base_url, &endpoint.model).ok_or_else(|| {
+                unusable(
+                    "the base URL must look like `https://host` or `http://host:port/v1`".into(),
+                )
+            })?;
 
         let key = endpoint.key.as_ref().map(|key| key.expose_secret().trim());
         let key = key.filter(|key| !key.is_empty());
@@ -236,6 +239,13 @@ impl Inner {
             })?;
             value.set_sensitive(key.is_some_and(|key| text.contains(key)));
             headers.insert(HeaderName::from_static(name), value);
+        }
+        for (name, text) in &endpoint.dialect.headers {
+            let unfit = || unusable(format!("`{name}` is no header, or its value cannot be one"));
+            let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unfit())?;
+            let mut value = HeaderValue::from_str(text.expose_secret()).map_err(|_| unfit())?;
+            value.set_sensitive(true);
+            headers.insert(header, value);
         }
 
         let http = http_client(&url, limits.connect, limits.idle_connections)
@@ -261,14 +271,17 @@ impl Inner {
     }
 
     fn render(&self, request: &LLMRequest) -> RequestBody {
-        let provider = self.provider;
+        let provider = &self.provider;
         let mut conversation = Conversation::new(provider.head(&Setup {
             model: self.endpoint.model.clone(),
             system: request.system.clone(),
             tools: Vec::new(),
             max_output_tokens: self.limits.max_output_tokens,
+            max_output_chosen: self.limits.max_output_chosen,
             session_id: String::new(),
             temperature: request.temperature.or(self.limits.temperature),
+            effort: self.limits.effort,
+            answer_schema: None,
         }));
         for message in &request.messages {
             conversation.push(&provider.segment(message));

@@ -9,28 +9,47 @@ mod halves;
 pub mod openai_chat;
 pub mod openai_responses;
 mod reported;
+mod schema;
 mod seal;
 pub mod sse;
 mod text;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::config::endpoint::Wire;
+use crate::config::dialect::{Dialect, Effort, ModelFacts};
+use crate::config::endpoint::{Endpoint, Wire};
 use crate::core::conversation::{Conversation, RequestBody};
 use crate::llm::message::{Delta, Message, Setup, ToolAnswer, ToolCall};
+use crate::llm::models;
 
-/// Returns the translation for a wire format.
-pub fn for_wire(wire: Wire) -> &'static dyn Provider {
-    match wire {
-        Wire::OpenAiChat => &openai_chat::OpenAiChat,
-        Wire::OpenAiResponses => &openai_responses::OpenAiResponses,
-        Wire::Anthropic => &anthropic::Anthropic,
-        Wire::Gemini => &gemini::Gemini,
+/// Returns the translation for an endpoint: its wire, as its server and its model speak it.
+pub fn of(endpoint: &Endpoint) -> Arc<dyn Provider> {
+    let Dialect { quirks, facts, .. } = &endpoint.dialect;
+    let quirks = *quirks;
+    // Who found the endpoint himself may not have looked its model up.
+    let facts = match facts {
+        unknown if *unknown == ModelFacts::default() => {
+            models::listed(endpoint.wire, &endpoint.model)
+        }
+        facts => *facts,
+    };
+    match endpoint.wire {
+        Wire::OpenAiChat => Arc::new(openai_chat::OpenAiChat { quirks, facts }),
+        Wire::OpenAiResponses => Arc::new(openai_responses::OpenAiResponses { facts }),
+        Wire::Anthropic => Arc::new(anthropic::Anthropic { facts }),
+        Wire::Gemini => Arc::new(gemini::Gemini { facts }),
     }
+}
+
+/// Returns the translation for a wire format, as a server and a model speak it of which nothing
+/// is known.
+pub fn for_wire(wire: Wire) -> Arc<dyn Provider> {
+    of(&Endpoint::new(wire, "", ""))
 }
 
 /// A stateless translation between the conversation and one wire format.
@@ -121,6 +140,21 @@ const TAIL: &[u8] = b"]}";
 fn malformed(data: &str, error: &serde_json::Error) -> DecodeError {
     let start: String = data.chars().take(200).collect();
     DecodeError::Malformed { what: format!("{error}: {start}") }
+}
+
+/// Returns the word for an effort; the least that the model knows where it knows none so low.
+fn level(effort: Effort, least: Effort) -> &'static str {
+    effort.max(least).as_str()
+}
+
+/// Returns the tokens of thinking that stand for an effort.
+fn budget(effort: Effort) -> u32 {
+    match effort {
+        Effort::Minimal => 0,
+        Effort::Low => 2048,
+        Effort::Medium => 8192,
+        Effort::High => 24_576,
+    }
 }
 
 /// Returns a result's text for a wire that has no mark for a failed call: the text says it.
@@ -227,7 +261,7 @@ mod tests {
             }],
             max_output_tokens: 99,
             session_id: "s1".to_owned(),
-            temperature: None,
+            ..Setup::default()
         }
     }
 
@@ -285,7 +319,7 @@ mod tests {
             let head = provider.head(&setup());
             let segments: Vec<_> = messages().iter().map(|m| provider.segment(m)).collect();
             let body_of = |count: usize| {
-                let body = body(provider, &head, &segments[..count]);
+                let body = body(&*provider, &head, &segments[..count]);
                 serde_json::from_str::<serde_json::Value>(&body).expect("the body is JSON");
                 // Where the cache marks stand is no content.
                 body.replace(r#","cache_control":{"type":"ephemeral"}"#, "")
@@ -384,13 +418,203 @@ mod tests {
         }
     }
 
+    /// What a setup adds to the head of a request to a model, as a line.
+    fn added(wire: Wire, url: &str, model: &str, change: impl Fn(&mut Setup)) -> String {
+        let provider = of(&Endpoint::new(wire, url, model));
+        let head = |setup: &Setup| {
+            let body = body(&*provider, &provider.head(setup), &[]);
+            match serde_json::from_str(&body).expect("the body is JSON") {
+                serde_json::Value::Object(fields) => fields,
+                other => panic!("{other}"),
+            }
+        };
+        let plain = Setup { model: model.to_owned(), ..setup() };
+        let mut changed = plain.clone();
+        change(&mut changed);
+        let mut added = head(&changed);
+        for (name, value) in head(&plain) {
+            if added.get(&name) == Some(&value) {
+                added.remove(&name);
+            }
+        }
+        serde_json::Value::from(added).to_string()
+    }
+
+    #[test]
+    fn effort_is_told_as_each_model_takes_it() {
+        use Effort::{High, Low, Minimal};
+        let told = |wire, model: &str, effort| {
+            added(wire, "", model, |setup| {
+                setup.effort = Some(effort);
+                setup.max_output_tokens = 32_000;
+            })
+            .replace(r#""max_tokens":32000,"#, "")
+        };
+        for (wire, model, effort, expected) in [
+            (Wire::OpenAiChat, "gpt-5", Minimal, r#"{"reasoning_effort":"minimal"}"#),
+            (Wire::OpenAiChat, "gpt-5.1", Minimal, r#"{"reasoning_effort":"low"}"#),
+            (Wire::OpenAiChat, "qwen3", High, r#"{"reasoning_effort":"high"}"#),
+            (Wire::OpenAiChat, "gpt-4.1", High, "{}"),
+            (Wire::OpenAiResponses, "gpt-5.1", High, r#"{"reasoning":{"effort":"high"}}"#),
+            (Wire::OpenAiResponses, "gpt-4.1", High, "{}"),
+            (
+                Wire::Anthropic,
+                "claude-opus-5-5",
+                Minimal,
+                r#"{"output_config":{"effort":"low"},"thinking":{"type":"adaptive"}}"#,
+            ),
+            (
+                Wire::Anthropic,
+                "claude-opus-9",
+                High,
+                r#"{"output_config":{"effort":"high"},"thinking":{"type":"adaptive"}}"#,
+            ),
+            (Wire::Anthropic, "claude-opus-4-5", High, r#"{"output_config":{"effort":"high"}}"#),
+            (
+                Wire::Anthropic,
+                "claude-haiku-4-5",
+                High,
+                r#"{"thinking":{"budget_tokens":24576,"type":"enabled"}}"#,
+            ),
+            (
+                Wire::Gemini,
+                "gemini-3-pro",
+                Minimal,
+                r#"{"generationConfig":{"thinkingConfig":{"thinkingLevel":"low"}}}"#,
+            ),
+            (
+                Wire::Gemini,
+                "gemini-2.5-pro",
+                Minimal,
+                r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":128}}}"#,
+            ),
+            (
+                Wire::Gemini,
+                "gemini-2.5-flash",
+                Minimal,
+                r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":0}}}"#,
+            ),
+            (
+                Wire::Gemini,
+                "gemini-2.5-flash",
+                Low,
+                r#"{"generationConfig":{"thinkingConfig":{"thinkingBudget":2048}}}"#,
+            ),
+        ] {
+            assert_eq!(told(wire, model, effort), expected, "{wire} {model} {effort}");
+        }
+        // The answer keeps its room, and no thought at all is no budget.
+        let told = |tokens, effort| {
+            added(Wire::Anthropic, "", "claude-haiku-4-5", |setup| {
+                setup.effort = Some(effort);
+                setup.max_output_tokens = tokens;
+            })
+        };
+        assert_eq!(
+            told(4096, High),
+            r#"{"max_tokens":4096,"thinking":{"budget_tokens":3072,"type":"enabled"}}"#
+        );
+        assert_eq!(told(1500, High), r#"{"max_tokens":1500}"#);
+        assert_eq!(told(4096, Minimal), r#"{"max_tokens":4096}"#);
+    }
+
+    #[test]
+    fn a_schema_is_asked_for_where_the_server_holds_an_answer_to_it() {
+        let schema = serde_json::json!({"type": "object", "additionalProperties": false,
+            "properties": {"a": {"type": "string"}}, "required": ["a"]});
+        let told = |wire, url: &str, model: &str, tools: bool| {
+            let told = added(wire, url, model, |setup| {
+                setup.answer_schema = Some(Arc::new(schema.clone()));
+                if !tools {
+                    setup.tools.clear();
+                }
+            });
+            told.replace(&schema.to_string(), "SCHEMA")
+        };
+        let chat = r#"{"response_format":{"json_schema":{"name":"answer","schema":SCHEMA,"strict":true},"type":"json_schema"}}"#;
+        let gemini = r#"{"generationConfig":{"responseJsonSchema":SCHEMA,"responseMimeType":"application/json"}}"#;
+        for (wire, url, model, tools, expected) in [
+            (Wire::OpenAiChat, "https://api.openai.com/v1", "gpt-5.1", true, chat),
+            (Wire::OpenAiChat, "http://h/v1", "m", true, chat),
+            (Wire::OpenAiChat, "http://127.0.0.1:8080/v1", "m", false, chat),
+            // llama.cpp refuses a schema with tools.
+            (Wire::OpenAiChat, "http://127.0.0.1:8080/v1", "m", true, "{}"),
+            (
+                Wire::OpenAiChat,
+                "https://api.deepseek.com/v1",
+                "m",
+                true,
+                r#"{"response_format":{"type":"json_object"}}"#,
+            ),
+            (
+                Wire::OpenAiResponses,
+                "",
+                "gpt-5.1",
+                true,
+                r#"{"text":{"format":{"name":"answer","schema":SCHEMA,"strict":true,"type":"json_schema"}}}"#,
+            ),
+            (
+                Wire::Anthropic,
+                "",
+                "claude-sonnet-4-5",
+                true,
+                r#"{"output_config":{"format":{"schema":SCHEMA,"type":"json_schema"}}}"#,
+            ),
+            (Wire::Anthropic, "", "claude-sonnet-4-0", true, "{}"),
+            (Wire::Gemini, "", "gemini-3-pro", true, gemini),
+            (Wire::Gemini, "", "gemini-2.5-pro", false, gemini),
+            (Wire::Gemini, "", "gemini-2.5-pro", true, "{}"),
+        ] {
+            assert_eq!(told(wire, url, model, tools), expected, "{wire} {url} {model} {tools}");
+        }
+        // One that leaves fields open: OpenAI is not told to be strict, Anthropic is not asked.
+        let open = |wire, model: &str| {
+            added(wire, "", model, |setup| {
+                setup.answer_schema = Some(Arc::new(serde_json::json!({"type": "object"})));
+            })
+        };
+        assert!(open(Wire::OpenAiChat, "m").contains(r#""strict":false"#));
+        assert_eq!(open(Wire::Anthropic, "claude-sonnet-4-5"), "{}");
+    }
+
+    #[test]
+    fn a_bound_on_answers_goes_out_in_the_servers_own_field() {
+        let told = |wire, url: &str, chosen| {
+            added(wire, url, "m", |setup| setup.max_output_chosen = chosen)
+        };
+        for (wire, url, expected) in [
+            (Wire::OpenAiChat, "https://api.openai.com/v1", r#"{"max_completion_tokens":99}"#),
+            (Wire::OpenAiChat, "http://127.0.0.1:11434/v1", r#"{"max_tokens":99}"#),
+            (Wire::OpenAiResponses, "", r#"{"max_output_tokens":99}"#),
+            (Wire::Gemini, "", r#"{"generationConfig":{"maxOutputTokens":99}}"#),
+        ] {
+            assert_eq!(told(wire, url, true), expected);
+            assert_eq!(told(wire, url, false), "{}");
+        }
+        // Where the server would cut it off early it is always sent.
+        let head = of(&Endpoint::new(Wire::OpenAiChat, "https://api.deepseek.com/v1", "m"));
+        let head = String::from_utf8(head.head(&setup()).to_vec()).unwrap();
+        assert!(head.contains(r#""max_tokens":99"#), "{head}");
+        // Mistral refuses fields that it does not know.
+        let head = of(&Endpoint::new(Wire::OpenAiChat, "https://api.mistral.ai/v1", "m"));
+        let head = String::from_utf8(head.head(&setup()).to_vec()).unwrap();
+        assert!(!head.contains("stream_options"), "{head}");
+    }
+
+    #[test]
+    fn a_model_that_chooses_its_words_itself_is_sent_no_temperature() {
+        for (wire, model) in [(Wire::Anthropic, "claude-opus-5-5"), (Wire::OpenAiChat, "gpt-5.1")] {
+            assert_eq!(added(wire, "", model, |setup| setup.temperature = Some(0.0)), "{}");
+        }
+    }
+
     #[test]
     fn a_temperature_is_sent_only_where_one_is_set() {
         for wire in Wire::ALL {
             let head = |temperature| {
                 let provider = for_wire(wire);
                 let head = provider.head(&Setup { temperature, ..setup() });
-                let body = body(provider, &head, &[]);
+                let body = body(&*provider, &head, &[]);
                 serde_json::from_str::<serde_json::Value>(&body).expect("the body is JSON")
             };
             let (unset, set) = (head(None), head(Some(0.25)));

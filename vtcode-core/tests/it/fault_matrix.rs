@@ -340,7 +340,7 @@ fn check_ledger(plan: &Plan, ran: &Ran, requests: &[Request]) -> Result<(), Stri
 }
 
 fn client(wire: Wire, base_url: String, limits: &Limits) -> Arc<OptimizedLLMClient> {
-    let endpoint = Endpoint { wire, base_url, model: "scripted".to_owned(), key: None };
+    let endpoint = Endpoint::new(wire, base_url, "scripted");
     Arc::new(OptimizedLLMClient::with_endpoint(endpoint, limits.client.clone()).unwrap())
 }
 

@@ -54,12 +54,7 @@ async fn limited(per_second: f64, burst: f64) -> (ScriptedModel, Arc<AtomicUsize
 }
 
 fn client(model: &ScriptedModel, rate: RateLimits, folder: Option<&Path>) -> OptimizedLLMClient {
-    let endpoint = Endpoint {
-        wire: Wire::OpenAiChat,
-        base_url: model.openai_url(),
-        model: "m".to_owned(),
-        key: None,
-    };
+    let endpoint = Endpoint::new(Wire::OpenAiChat, model.openai_url(), "m");
     let backoff = Duration::from_millis(1);
     let limits = ClientLimits { rate, backoff, ..Limits::full().client };
     OptimizedLLMClient::with_shared_limits(endpoint, limits, folder).unwrap()

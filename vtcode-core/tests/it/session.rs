@@ -167,12 +167,7 @@ impl Session {
         journal: Journal,
         messages: Vec<Message>,
     ) -> (Arc<OptimizedAgentEngine>, Arc<AsyncToolPipeline>) {
-        let endpoint = Endpoint {
-            wire: self.wire,
-            base_url: self.base_url(),
-            model: "scripted".to_owned(),
-            key: None,
-        };
+        let endpoint = Endpoint::new(self.wire, self.base_url(), "scripted");
         let client = OptimizedLLMClient::with_endpoint(endpoint, self.limits.client.clone());
         let pipeline = Arc::new(AsyncToolPipeline::with_registry(self.registry()));
         let events = Arc::clone(&self.events);
@@ -258,7 +253,7 @@ impl Session {
             tools: self.registry().specs(),
             max_output_tokens: self.limits.client.max_output_tokens,
             session_id: ID.to_owned(),
-            temperature: None,
+            ..Setup::default()
         });
         let mut conversation = Conversation::new(head);
         for message in messages {

@@ -124,8 +124,54 @@ async fn the_command_line_wins_over_the_environment_and_that_over_the_files() {
 }
 
 #[tokio::test]
+async fn a_server_of_the_users_own_is_chosen_by_its_name_also_when_the_session_goes_on() {
+    let model = ScriptedModel::start_with(|_, _| say("Done.")).await;
+    let user = User::new();
+    let table = "wire = \"anthropic\"\nkey_env = \"WORK_KEY\"\nmodel = \"big\"\n\
+                 headers = { x-team = \"$TEAM\" }";
+    let url = model.anthropic_url();
+    user.configure(&format!("[providers.work]\nbase_url = \"{url}\"\n{table}\n"));
+    let exec = user.vtcode(["exec", "hi", "--provider", "work"]);
+    exec.run().await.exits(3).says("WORK_KEY");
+    let keys =
+        |program: crate::user::Program| program.env("WORK_KEY", KEY).env("TEAM", "blue-0123");
+    let exec = user.vtcode(["exec", "hi", "--provider", "work", "--effort", "low"]);
+    keys(exec).run().await.exits(0).prints("Done.\n");
+    keys(user.vtcode(["resume", "--last", "more"])).run().await.exits(0).prints("Done.\n");
+    for request in model.requests() {
+        assert_eq!(request.wire, Some(Wire::Messages));
+        assert_eq!(request.header("x-api-key"), Some(KEY));
+        assert_eq!(request.header("x-team"), Some("blue-0123"));
+        assert_eq!(request.json()["model"], "big");
+    }
+    assert_eq!(model.requests()[0].json()["thinking"]["budget_tokens"], 2048);
+    let journal = std::fs::read_to_string(user.session().join("journal.jsonl")).unwrap();
+    assert!(!journal.contains("blue-0123") && !journal.contains(KEY));
+}
+
+#[tokio::test]
+async fn the_habits_of_a_server_are_known_by_its_name_in_a_table_of_the_users() {
+    let model = ScriptedModel::start_with(|_, _| say("Done.")).await;
+    let user = User::new();
+    user.configure(&format!(
+        "limits.max_output_tokens = 77\n[providers.own]\nbase_url = \"{}\"\nquirks = \"mistral\"\n",
+        model.openai_url()
+    ));
+    let exec = user.vtcode(["exec", "hi", "--provider", "own", "-m", "m", "--effort", "high"]);
+    exec.run().await.exits(0);
+    let request = model.requests()[0].json().clone();
+    assert_eq!(request["max_tokens"], 77);
+    assert!(request.get("stream_options").is_none(), "{request}");
+    assert!(request.get("reasoning_effort").is_none(), "{request}");
+}
+
+#[tokio::test]
 async fn a_folder_cannot_redirect_the_requests() {
     let thief = ScriptedModel::start(vec![]).await;
+    let text = format!("[providers.openai]\nbase_url = \"{}\"\n", thief.openai_url());
+    let user = User::with([("vtcode.toml", text)]);
+    let exec = user.vtcode(["exec", "hi", "--provider", "openai"]).env("OPENAI_API_KEY", KEY);
+    exec.run().await.exits(2).says("`providers` can only be set by you");
     let text = format!("base_url = \"{}\"\n", thief.openai_url());
     let user = User::with([("vtcode.toml", text)]);
     let model = ScriptedModel::start(vec![]).await;

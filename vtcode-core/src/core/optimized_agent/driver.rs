@@ -35,7 +35,7 @@ use stream::next_event;
 /// A run of the engine: what it works with and what stands open.
 pub(super) struct Run<'a> {
     engine: &'a OptimizedAgentEngine,
-    provider: &'static dyn Provider,
+    provider: &'a dyn Provider,
     out: Arc<Out>,
     prompts: mpsc::Receiver<String>,
     journal: Option<Journal>,
@@ -80,8 +80,11 @@ impl<'a> Run<'a> {
             system,
             tools: engine.pipeline.registry().specs(),
             max_output_tokens: client.max_output_tokens,
+            max_output_chosen: client.max_output_chosen,
             session_id: engine.session_id.clone(),
             temperature: client.temperature,
+            effort: client.effort,
+            answer_schema: None,
         };
         let provider = engine.client.provider()?;
         let mut conversation = Conversation::new(provider.head(&setup));

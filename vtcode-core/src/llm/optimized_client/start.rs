@@ -14,7 +14,7 @@ use crate::config::env::Env;
 use crate::config::files::{self, SettingsError};
 use crate::config::limits::ClientLimits;
 use crate::core::journal::Sessions;
-use crate::llm::discover;
+use crate::llm::{discover, models};
 
 /// What a program wants of its client, over what the settings say.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +104,7 @@ impl OptimizedLLMClient {
     async fn find(&self, folder: &Path, env: &Env) -> Result<Arc<Inner>, StartError> {
         let mut settings = files::settings(folder, Vec::new(), env)?;
         let endpoint = discover::endpoint(&settings, env).await?;
+        models::settle(&mut settings, &endpoint);
         if let Some(wanted) = self.wanted {
             wanted.over(&mut settings.limits.client);
         }

@@ -188,12 +188,7 @@ fn limits() -> ClientLimits {
 const KEY: &str = "sk-very-secret";
 
 fn endpoint(wire: Wire, base_url: &str) -> Endpoint {
-    Endpoint {
-        wire,
-        base_url: base_url.to_owned(),
-        model: "m".to_owned(),
-        key: Some(SecretString::from(KEY)),
-    }
+    Endpoint::new(wire, base_url, "m").with_key(SecretString::from(KEY))
 }
 
 async fn ask(client: &OptimizedLLMClient) -> Result<LLMResponse, LlmError> {

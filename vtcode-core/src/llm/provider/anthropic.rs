@@ -12,13 +12,19 @@ use serde_json::value::RawValue;
 use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, TAIL, malformed, name_call, render, reported, seal};
+use super::{
+    DecodeError, Decoder, Provider, TAIL, malformed, name_call, render, reported, schema, seal,
+};
+use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::core::conversation::{Conversation, Insert, RequestBody};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
 
-/// The wire format.
+/// The wire format, as one model takes it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Anthropic;
+pub struct Anthropic {
+    /// What the model takes.
+    pub facts: ModelFacts,
+}
 
 /// Asks the server to cache all that stands before and in the block that carries it.
 const CACHE_MARK: &[u8] = br#","cache_control":{"type":"ephemeral"}"#;
@@ -47,11 +53,23 @@ impl Provider for Anthropic {
     }
 
     fn head(&self, setup: &Setup) -> Bytes {
+        let (thinking, effort) = self.thinking(setup);
+        // What cannot be promised of a schema that leaves fields open is refused.
+        let takes_schema = self.facts.answer_schema == AnswerSchema::Yes
+            || (self.facts.answer_schema == AnswerSchema::WithoutTools && setup.tools.is_empty());
+        let schema = setup.answer_schema.as_deref();
+        let schema = schema.filter(|schema| takes_schema && schema::is_closed(schema));
+        let format = schema.map(|schema| Format { r#type: "json_schema", schema });
         let mut bytes = render(&Head {
             model: &setup.model,
             max_tokens: setup.max_output_tokens,
             stream: true,
-            temperature: setup.temperature,
+            temperature: setup
+                .temperature
+                .filter(|_| !self.facts.fixed_temperature && thinking.is_none()),
+            thinking,
+            output_config: (effort.is_some() || format.is_some())
+                .then_some(OutputConfig { effort, format }),
             tools: setup
                 .tools
                 .iter()
@@ -131,10 +149,66 @@ struct Head<'a> {
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking: Option<Thought>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<OutputConfig<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<[System<'a>; 1]>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Thought {
+    Adaptive,
+    Enabled { budget_tokens: u32 },
+}
+
+#[derive(Serialize)]
+struct OutputConfig<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effort: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format<'a>>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    schema: &'a serde_json::Value,
+}
+
+/// What is left for the answer of the tokens that are asked for, whatever is thought before.
+const ANSWER_TOKENS: u32 = 1024;
+
+impl Anthropic {
+    /// Returns how the model is told how hard to think.
+    fn thinking(&self, setup: &Setup) -> (Option<Thought>, Option<&'static str>) {
+        let Some(effort) = setup.effort else { return (None, None) };
+        match self.facts.thinking {
+            Thinking::None => (None, None),
+            Thinking::Level { least } => (None, Some(super::level(effort, least))),
+            Thinking::Adaptive => {
+                (Some(Thought::Adaptive), Some(super::level(effort, Effort::Low)))
+            }
+            // A model that is newer than the table.
+            Thinking::Unknown if setup.model.starts_with("claude-") => {
+                (Some(Thought::Adaptive), Some(super::level(effort, Effort::Low)))
+            }
+            Thinking::Unknown | Thinking::Budget { .. } => {
+                let least = match self.facts.thinking {
+                    Thinking::Budget { least, .. } => least,
+                    _ => 1024,
+                };
+                let room = setup.max_output_tokens.saturating_sub(ANSWER_TOKENS);
+                let budget_tokens = super::budget(effort).min(room);
+                let thinks = effort > Effort::Minimal && budget_tokens >= least;
+                (thinks.then_some(Thought::Enabled { budget_tokens }), None)
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -545,7 +619,7 @@ mod tests {
             let (kind, _) = kind.split_once('"').unwrap();
             write!(stream, "event: {kind}\ndata: {event}\n\n").unwrap();
         }
-        expected.assert_eq(&decoded(&Anthropic, &stream));
+        expected.assert_eq(&decoded(&Anthropic::default(), &stream));
     }
 
     const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],"model":"m","stop_reason":null,"usage":{"input_tokens":3,"cache_creation_input_tokens":10,"cache_read_input_tokens":100,"output_tokens":1}}}"#;
@@ -576,9 +650,9 @@ mod tests {
 
     #[test]
     fn a_request_is_rendered_as_the_wire_wants_it() {
-        let head = Anthropic.head(&setup());
-        let segments: Vec<_> = messages().iter().map(|m| Anthropic.segment(m)).collect();
-        let body = body(&Anthropic, &head, &segments);
+        let head = Anthropic::default().head(&setup());
+        let segments: Vec<_> = messages().iter().map(|m| Anthropic::default().segment(m)).collect();
+        let body = body(&Anthropic::default(), &head, &segments);
         serde_json::from_str::<serde_json::Value>(&body).unwrap();
         expect![[r#"
             {"model":"m","max_tokens":99,"stream":true,"tools":[{"name":"read_file","description":"Reads","input_schema":{"type":"object"}}],"system":[{"type":"text","text":"Be \"good\".","cache_control":{"type":"ephemeral"}}],"messages":[
@@ -593,11 +667,15 @@ mod tests {
     fn empty_texts_are_never_sent() {
         for text in ["", " \n"] {
             let text = text.to_owned();
-            assert!(Anthropic.segment(&Message::User { text: text.clone() }).is_empty());
+            assert!(Anthropic::default().segment(&Message::User { text: text.clone() }).is_empty());
             let parts = vec![Part::Text { text: text.clone() }];
-            assert!(Anthropic.segment(&Message::Assistant { parts }).is_empty());
+            assert!(Anthropic::default().segment(&Message::Assistant { parts }).is_empty());
             let bare = Setup { system: text, tools: Vec::new(), ..setup() };
-            let body = body(&Anthropic, &Anthropic.head(&bare), &[Bytes::new(), Bytes::new()]);
+            let body = body(
+                &Anthropic::default(),
+                &Anthropic::default().head(&bare),
+                &[Bytes::new(), Bytes::new()],
+            );
             assert_eq!(body, r#"{"model":"m","max_tokens":99,"stream":true,"messages":[]}"#);
         }
     }
@@ -610,7 +688,7 @@ mod tests {
         let past = Message::Assistant { parts: vec![Part::ToolCall(call)] };
         let answer = ToolAnswer { call_id, name, text: "ok".to_owned(), is_error: false };
         for message in [past, Message::Tool { results: vec![answer] }] {
-            let segment = Anthropic.segment(&message);
+            let segment = Anthropic::default().segment(&message);
             let text = std::str::from_utf8(&segment).unwrap();
             assert!(text.contains(r#"id":"functions_2ef_3a0""#), "{text}");
         }
@@ -618,9 +696,9 @@ mod tests {
 
     #[test]
     fn the_key_stands_in_one_header() {
-        assert!(Anthropic.headers(Some("k")).contains(&("x-api-key", "k".to_owned())));
-        assert!(!Anthropic.headers(None).iter().any(|(name, _)| *name == "x-api-key"));
-        assert_eq!(Anthropic.url("http://h", "m"), "http://h/v1/messages");
+        assert!(Anthropic::default().headers(Some("k")).contains(&("x-api-key", "k".to_owned())));
+        assert!(!Anthropic::default().headers(None).iter().any(|(name, _)| *name == "x-api-key"));
+        assert_eq!(Anthropic::default().url("http://h", "m"), "http://h/v1/messages");
     }
 
     #[test]
@@ -784,7 +862,10 @@ mod tests {
             the stream ended before the answer was complete
         "#]],
         );
-        assert_eq!(decoded(&Anthropic, ""), "the stream ended before the answer was complete\n");
+        assert_eq!(
+            decoded(&Anthropic::default(), ""),
+            "the stream ended before the answer was complete\n"
+        );
     }
 
     #[test]
@@ -796,7 +877,10 @@ mod tests {
             ("pause_turn", "Other"),
         ] {
             let stream = format!("data: {}\n\ndata: {STOP}\n\n", reason(name));
-            assert_eq!(decoded(&Anthropic, &stream), format!("usage 0 (0) 9\nfinish {finish}\n"));
+            assert_eq!(
+                decoded(&Anthropic::default(), &stream),
+                format!("usage 0 (0) 9\nfinish {finish}\n")
+            );
         }
     }
 
@@ -814,7 +898,7 @@ mod tests {
             "#]],
         );
         assert_eq!(
-            decoded(&Anthropic, "event: ping\ndata: {\n\n"),
+            decoded(&Anthropic::default(), "event: ping\ndata: {\n\n"),
             "the stream holds an event that is not what the provider documents: EOF while parsing an object at line 1 column 1: {\n"
         );
     }

@@ -15,11 +15,15 @@ use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
 use super::{DecodeError, Decoder, Provider, malformed, name_call, render, reported, seal};
+use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
-/// The wire format.
+/// The wire format, as one model takes it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Gemini;
+pub struct Gemini {
+    /// What the model takes.
+    pub facts: ModelFacts,
+}
 
 impl Provider for Gemini {
     fn url(&self, base_url: &str, model: &str) -> String {
@@ -49,7 +53,7 @@ impl Provider for Gemini {
 
     fn head(&self, setup: &Setup) -> Bytes {
         let mut bytes = render(&Head {
-            generation_config: setup.temperature.map(|temperature| Generation { temperature }),
+            generation_config: self.generation(setup),
             system_instruction: (!setup.system.trim().is_empty())
                 .then_some(System { parts: [PastPart::text(&setup.system)] }),
             tools: (!setup.tools.is_empty()).then(|| {
@@ -120,8 +124,65 @@ struct Head<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Generation {
-    temperature: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    thinking_config: Option<ThinkingConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_mime_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_json_schema: Option<Value>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum ThinkingConfig {
+    ThinkingLevel(&'static str),
+    ThinkingBudget(u32),
+}
+
+impl Gemini {
+    fn generation(&self, setup: &Setup) -> Option<Generation> {
+        let facts = &self.facts;
+        let schema = setup.answer_schema.as_deref().filter(|_| match facts.answer_schema {
+            AnswerSchema::No => false,
+            AnswerSchema::WithoutTools => setup.tools.is_empty(),
+            _ => true,
+        });
+        let thinking_config = setup.effort.and_then(|effort| match facts.thinking {
+            Thinking::None => None,
+            Thinking::Level { least } => {
+                Some(ThinkingConfig::ThinkingLevel(super::level(effort, least)))
+            }
+            Thinking::Budget { least, optional } => {
+                let none = optional && effort == Effort::Minimal;
+                let budget = if none { 0 } else { super::budget(effort).max(least) };
+                Some(ThinkingConfig::ThinkingBudget(budget))
+            }
+            _ => Some(ThinkingConfig::ThinkingLevel(effort.as_str())),
+        });
+        let generation = Generation {
+            temperature: setup.temperature.filter(|_| !facts.fixed_temperature),
+            max_output_tokens: setup.max_output_chosen.then_some(setup.max_output_tokens),
+            thinking_config,
+            response_mime_type: schema.map(|_| "application/json"),
+            response_json_schema: schema.map(self::schema),
+        };
+        generation.says_something().then_some(generation)
+    }
+}
+
+impl Generation {
+    fn says_something(&self) -> bool {
+        self.temperature.is_some()
+            || self.max_output_tokens.is_some()
+            || self.thinking_config.is_some()
+            || self.response_mime_type.is_some()
+    }
 }
 
 #[derive(Serialize)]
@@ -547,7 +608,7 @@ mod tests {
     /// Checks what a stream of these chunks says.
     #[track_caller]
     fn check(chunks: &[Value], expected: &Expect) {
-        expected.assert_eq(&decoded(&Gemini, &stream(chunks)));
+        expected.assert_eq(&decoded(&Gemini::default(), &stream(chunks)));
     }
 
     fn stream(chunks: &[Value]) -> String {
@@ -577,7 +638,7 @@ mod tests {
 
     /// What the decoder gave, as a message.
     fn answered(chunks: &[Value]) -> Message {
-        let (mut decoder, mut deltas) = (Gemini.decoder(&[]), Vec::new());
+        let (mut decoder, mut deltas) = (Gemini::default().decoder(&[]), Vec::new());
         for chunk in chunks {
             decoder.event("", &chunk.to_string(), &mut deltas).unwrap();
         }
@@ -591,9 +652,9 @@ mod tests {
 
     #[test]
     fn a_request_is_rendered_as_the_wire_wants_it() {
-        let head = Gemini.head(&setup());
-        let segments: Vec<_> = messages().iter().map(|m| Gemini.segment(m)).collect();
-        let body = body(&Gemini, &head, &segments);
+        let head = Gemini::default().head(&setup());
+        let segments: Vec<_> = messages().iter().map(|m| Gemini::default().segment(m)).collect();
+        let body = body(&Gemini::default(), &head, &segments);
         serde_json::from_str::<Value>(&body).unwrap();
         expect![[r#"
             {"systemInstruction":{"parts":[{"text":"Be \"good\"."}]},"tools":[{"functionDeclarations":[{"name":"read_file","description":"Reads","parametersJsonSchema":{"type":"object"}}]}],"contents":[
@@ -607,27 +668,28 @@ mod tests {
     fn what_is_empty_is_not_sent() {
         let bare = Setup { system: " ".to_owned(), tools: Vec::new(), ..setup() };
         let segments = [
-            Gemini.segment(&Message::User { text: String::new() }),
-            Gemini.segment(&Message::Assistant { parts: vec![Part::Text { text: String::new() }] }),
-            Gemini.segment(&Message::User { text: "hi".to_owned() }),
+            Gemini::default().segment(&Message::User { text: String::new() }),
+            Gemini::default()
+                .segment(&Message::Assistant { parts: vec![Part::Text { text: String::new() }] }),
+            Gemini::default().segment(&Message::User { text: "hi".to_owned() }),
         ];
         assert_eq!(
-            body(&Gemini, &Gemini.head(&bare), &segments),
+            body(&Gemini::default(), &Gemini::default().head(&bare), &segments),
             r#"{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}"#
         );
     }
 
     #[test]
     fn the_key_stands_in_one_header_and_the_model_in_one_step_of_the_path() {
-        assert!(Gemini.headers(Some("k")).contains(&("x-goog-api-key", "k".to_owned())));
-        assert!(!Gemini.headers(None).iter().any(|(name, _)| *name == "x-goog-api-key"));
+        assert!(Gemini::default().headers(Some("k")).contains(&("x-goog-api-key", "k".to_owned())));
+        assert!(!Gemini::default().headers(None).iter().any(|(name, _)| *name == "x-goog-api-key"));
         for (model, step) in [
             ("gemini-2.5-pro", "gemini-2.5-pro"),
             ("models/gemini-2.5-pro", "gemini-2.5-pro"),
             ("../../x?key=y#", "..%2F..%2Fx%3Fkey%3Dy%23"),
         ] {
             assert_eq!(
-                Gemini.url("http://h", model),
+                Gemini::default().url("http://h", model),
                 format!("http://h/v1beta/models/{step}:streamGenerateContent?alt=sse")
             );
         }
@@ -647,7 +709,7 @@ mod tests {
         );
         let tools: Vec<_> = tools.iter().map(|tool| tool.spec().clone()).collect();
         assert_eq!(tools.len(), 9);
-        let mut body = Gemini.head(&Setup { tools: tools.clone(), ..setup() }).to_vec();
+        let mut body = Gemini::default().head(&Setup { tools: tools.clone(), ..setup() }).to_vec();
         body.extend_from_slice(b"]}");
         let body: Value = serde_json::from_slice(&body).unwrap();
         for (tool, sent) in
@@ -709,7 +771,7 @@ mod tests {
         ];
         let chunks: Vec<_> =
             came.iter().map(|part| parts(&json!([part]))).chain([stop("STOP")]).collect();
-        let segment = Gemini.segment(&answered(&chunks));
+        let segment = Gemini::default().segment(&answered(&chunks));
         let sent: Value = serde_json::from_slice(&segment).unwrap();
         assert_eq!(sent, json!({"role": "model", "parts": came}));
     }
@@ -740,7 +802,7 @@ mod tests {
         };
         let end = "data: {\"candidates\":[{\"finishReason\":\"STOP\"}]}\n\n";
         assert_eq!(
-            decoded(&Gemini, &(chunk("a \\ud83d") + &chunk("\\ude42") + end)),
+            decoded(&Gemini::default(), &(chunk("a \\ud83d") + &chunk("\\ude42") + end)),
             "text \"a \"\ntext \"🙂\"\n= text \"a 🙂\"\nfinish Stop\n"
         );
     }
@@ -787,20 +849,23 @@ mod tests {
             ("MISSING_THOUGHT_SIGNATURE", "Other"),
         ] {
             assert_eq!(
-                decoded(&Gemini, &stream(&[stop(name)])),
+                decoded(&Gemini::default(), &stream(&[stop(name)])),
                 format!("usage 12 (8) 5\nfinish {finish}\n")
             );
         }
         let blocked = json!({"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": []},
             "usageMetadata": {"promptTokenCount": 4}});
-        assert_eq!(decoded(&Gemini, &stream(&[blocked])), "usage 4 (0) 0\nfinish Refusal\n");
+        assert_eq!(
+            decoded(&Gemini::default(), &stream(&[blocked])),
+            "usage 4 (0) 0\nfinish Refusal\n"
+        );
     }
 
     #[test]
     fn a_call_that_the_server_threw_away_is_asked_for_again() {
         let mut chunk = stop("MALFORMED_FUNCTION_CALL");
         chunk["candidates"][0]["finishMessage"] = "Malformed function call: f(".into();
-        let mut decoder = Gemini.decoder(&[]);
+        let mut decoder = Gemini::default().decoder(&[]);
         let result = decoder.event("", &chunk.to_string(), &mut Vec::new());
         let Err(DecodeError::Reported { message, temporary: true }) = result else { panic!() };
         assert_eq!(message, "MALFORMED_FUNCTION_CALL: Malformed function call: f(");
@@ -815,7 +880,10 @@ mod tests {
             the stream ended before the answer was complete
         "#]],
         );
-        assert_eq!(decoded(&Gemini, ""), "the stream ended before the answer was complete\n");
+        assert_eq!(
+            decoded(&Gemini::default(), ""),
+            "the stream ended before the answer was complete\n"
+        );
         // What follows a reason to stop is heard all the same.
         check(
             &[text("a"), stop("STOP"), text("b")],
@@ -835,12 +903,12 @@ mod tests {
             [(503, "UNAVAILABLE", true), (429, "RESOURCE_EXHAUSTED", true), (400, "X", false)]
         {
             let error = json!({"error": {"code": code, "message": "no luck", "status": status}});
-            let mut decoder = Gemini.decoder(&[]);
+            let mut decoder = Gemini::default().decoder(&[]);
             let result = decoder.event("", &error.to_string(), &mut Vec::new());
             let Err(DecodeError::Reported { message, temporary }) = result else { panic!() };
             assert_eq!((&*message, temporary), ("no luck", passes));
         }
-        assert!(decoded(&Gemini, "data: {\n\n").contains("not what the provider"));
+        assert!(decoded(&Gemini::default(), "data: {\n\n").contains("not what the provider"));
     }
 
     #[test]
@@ -850,7 +918,7 @@ mod tests {
                 {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}]);
             json!({"error": {"code": 429, "details": details}}).to_string()
         };
-        let wait = |body: &str| Gemini.retry_after(body.as_bytes());
+        let wait = |body: &str| Gemini::default().retry_after(body.as_bytes());
         assert_eq!(wait(&error("34.5s")), Some(Duration::from_millis(34_500)));
         for odd in ["34", "-1s", "s", "1e99s"] {
             assert_eq!(wait(&error(odd)), None, "{odd}");
@@ -889,7 +957,7 @@ mod tests {
             "responseId": "r2"});
         let told = "text \"Hi\"\n= text \"Hi\"\n= call r2_1 f {}\nfinish ToolCalls\n";
         for body in [whole.clone(), json!([whole])] {
-            assert_eq!(decoded(&Gemini, &format!("data: {body}\n\n")), told);
+            assert_eq!(decoded(&Gemini::default(), &format!("data: {body}\n\n")), told);
         }
     }
 }

@@ -14,12 +14,22 @@ use serde_json::value::RawValue;
 use super::arguments::{ObjectScan, as_object};
 use super::halves::Halves;
 use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported};
+use super::{
+    DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported, schema,
+};
+use crate::config::dialect::{
+    AnswerSchema, EffortField, ModelFacts, OutputLimit, Quirks, SchemaField, Thinking,
+};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
-/// The wire format.
+/// The wire format, as one server and one model speak it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OpenAiChat;
+pub struct OpenAiChat {
+    /// What the server does otherwise.
+    pub quirks: Quirks,
+    /// What the model takes.
+    pub facts: ModelFacts,
+}
 
 impl Provider for OpenAiChat {
     fn url(&self, base_url: &str, _model: &str) -> String {
@@ -31,11 +41,31 @@ impl Provider for OpenAiChat {
     }
 
     fn head(&self, setup: &Setup) -> Bytes {
+        let quirks = &self.quirks;
+        let bounded = setup.max_output_chosen || quirks.low_bound;
+        let bound =
+            |field| (bounded && quirks.output_limit == field).then_some(setup.max_output_tokens);
+        let level = setup.effort.and_then(|effort| match self.facts.thinking {
+            Thinking::None => None,
+            Thinking::Level { least } => Some(super::level(effort, least)),
+            _ => Some(effort.as_str()),
+        });
+        let effort = |field| level.filter(|_| quirks.effort == field);
         let mut bytes = render(&Head {
             model: &setup.model,
             stream: true,
-            stream_options: StreamOptions { include_usage: true },
-            temperature: setup.temperature,
+            stream_options: self
+                .quirks
+                .stream_options
+                .then_some(StreamOptions { include_usage: true }),
+            max_tokens: bound(OutputLimit::MaxTokens),
+            max_completion_tokens: bound(OutputLimit::MaxCompletionTokens),
+            temperature: setup.temperature.filter(|_| !self.facts.fixed_temperature),
+            reasoning_effort: effort(EffortField::ReasoningEffort),
+            reasoning: effort(EffortField::Reasoning).map(|effort| Reasoning { effort }),
+            prompt_cache_key: Some(&*setup.session_id)
+                .filter(|id| self.quirks.cache_key && !id.is_empty()),
+            response_format: self.response_format(setup),
             tools: setup
                 .tools
                 .iter()
@@ -87,9 +117,22 @@ impl Provider for OpenAiChat {
 struct Head<'a> {
     model: &'a str,
     stream: bool,
-    stream_options: StreamOptions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_options: Option<StreamOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_completion_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_effort: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<Reasoning>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<ResponseFormat<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
 }
@@ -97,6 +140,48 @@ struct Head<'a> {
 #[derive(Serialize)]
 struct StreamOptions {
     include_usage: bool,
+}
+
+#[derive(Serialize)]
+struct Reasoning {
+    effort: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ResponseFormat<'a> {
+    JsonSchema { json_schema: NamedSchema<'a> },
+    JsonObject,
+}
+
+#[derive(Serialize)]
+struct NamedSchema<'a> {
+    name: &'static str,
+    strict: bool,
+    schema: &'a serde_json::Value,
+}
+
+impl OpenAiChat {
+    fn response_format<'a>(&self, setup: &'a Setup) -> Option<ResponseFormat<'a>> {
+        let schema = setup.answer_schema.as_deref()?;
+        let alone = setup.tools.is_empty();
+        let taken = match self.facts.answer_schema {
+            AnswerSchema::No => false,
+            AnswerSchema::WithoutTools => alone,
+            _ => alone || self.quirks.schema_with_tools,
+        };
+        match self.quirks.schema {
+            SchemaField::JsonSchema if taken => Some(ResponseFormat::JsonSchema {
+                json_schema: NamedSchema {
+                    name: "answer",
+                    strict: schema::is_strict(schema),
+                    schema,
+                },
+            }),
+            SchemaField::JsonObject if taken => Some(ResponseFormat::JsonObject),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -560,7 +645,7 @@ mod tests {
     #[track_caller]
     fn check(chunks: &[&str], expected: &Expect) {
         let stream = format!("data: {}\n\n", chunks.join("\n\ndata: "));
-        expected.assert_eq(&decoded(&OpenAiChat, &stream));
+        expected.assert_eq(&decoded(&OpenAiChat::default(), &stream));
     }
 
     /// A chunk with this delta.
@@ -581,9 +666,10 @@ mod tests {
 
     #[test]
     fn a_request_is_rendered_as_the_wire_wants_it() {
-        let head = OpenAiChat.head(&setup());
-        let segments: Vec<_> = messages().iter().map(|m| OpenAiChat.segment(m)).collect();
-        let body = body(&OpenAiChat, &head, &segments);
+        let head = OpenAiChat::default().head(&setup());
+        let segments: Vec<_> =
+            messages().iter().map(|m| OpenAiChat::default().segment(m)).collect();
+        let body = body(&OpenAiChat::default(), &head, &segments);
         serde_json::from_str::<serde_json::Value>(&body).unwrap();
         expect![[r#"
             {"model":"m","stream":true,"stream_options":{"include_usage":true},"tools":[{"type":"function","function":{"name":"read_file","description":"Reads","parameters":{"type":"object"}}}],"messages":[
@@ -600,19 +686,25 @@ mod tests {
     #[test]
     fn without_system_prompt_and_tools_neither_is_sent() {
         let bare = Setup { system: String::new(), tools: Vec::new(), ..setup() };
-        let head = OpenAiChat.head(&bare);
-        let hello = OpenAiChat.segment(&Message::User { text: "hi".to_owned() });
+        let head = OpenAiChat::default().head(&bare);
+        let hello = OpenAiChat::default().segment(&Message::User { text: "hi".to_owned() });
         assert_eq!(
-            body(&OpenAiChat, &head, &[hello]),
+            body(&OpenAiChat::default(), &head, &[hello]),
             r#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#
         );
     }
 
     #[test]
     fn the_key_stands_in_one_header() {
-        assert!(OpenAiChat.headers(Some("k")).contains(&("authorization", "Bearer k".to_owned())));
-        assert!(!OpenAiChat.headers(None).iter().any(|(name, _)| *name == "authorization"));
-        assert_eq!(OpenAiChat.url("http://h/v1", "m"), "http://h/v1/chat/completions");
+        assert!(
+            OpenAiChat::default()
+                .headers(Some("k"))
+                .contains(&("authorization", "Bearer k".to_owned()))
+        );
+        assert!(
+            !OpenAiChat::default().headers(None).iter().any(|(name, _)| *name == "authorization")
+        );
+        assert_eq!(OpenAiChat::default().url("http://h/v1", "m"), "http://h/v1/chat/completions");
     }
 
     #[test]
@@ -882,11 +974,11 @@ mod tests {
             the stream ended before the answer was complete
         "#]],
         );
-        assert_eq!(decoded(&OpenAiChat, ""), early);
-        assert_eq!(decoded(&OpenAiChat, "data: [DONE]\n\n"), early);
-        assert_eq!(decoded(&OpenAiChat, ": only a comment\n\n"), early);
+        assert_eq!(decoded(&OpenAiChat::default(), ""), early);
+        assert_eq!(decoded(&OpenAiChat::default(), "data: [DONE]\n\n"), early);
+        assert_eq!(decoded(&OpenAiChat::default(), ": only a comment\n\n"), early);
         assert_eq!(
-            decoded(&OpenAiChat, &format!("data: {}\n", stop("stop"))),
+            decoded(&OpenAiChat::default(), &format!("data: {}\n", stop("stop"))),
             early,
             "without its blank line an event is none"
         );
@@ -930,7 +1022,7 @@ mod tests {
             "#]],
         );
         assert_eq!(
-            decoded(&OpenAiChat, "event: error\ndata: {\"message\":\"gone\"}\n\n"),
+            decoded(&OpenAiChat::default(), "event: error\ndata: {\"message\":\"gone\"}\n\n"),
             "the provider reported an error in the stream: gone\n"
         );
         check(

@@ -14,13 +14,18 @@ use super::arguments::as_object;
 use super::halves::Halves;
 use super::text::{Text, if_sound};
 use super::{
-    DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported, seal,
+    DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported, schema,
+    seal,
 };
+use crate::config::dialect::{AnswerSchema, ModelFacts, Thinking};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
 
-/// The wire format.
+/// The wire format, as one model takes it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct OpenAiResponses;
+pub struct OpenAiResponses {
+    /// What the model takes.
+    pub facts: ModelFacts,
+}
 
 /// The models without thinking, by the beginning of their names: they refuse to be asked for it.
 const WITHOUT_REASONING: [&str; 3] = ["gpt-3", "gpt-4", "chatgpt-"];
@@ -35,12 +40,33 @@ impl Provider for OpenAiResponses {
     }
 
     fn head(&self, setup: &Setup) -> Bytes {
-        let reasons = !WITHOUT_REASONING.iter().any(|name| setup.model.starts_with(name));
+        let facts = &self.facts;
+        let reasons = facts.thinking != Thinking::None
+            && !WITHOUT_REASONING.iter().any(|name| setup.model.starts_with(name));
+        let effort = setup.effort.filter(|_| reasons).map(|effort| match facts.thinking {
+            Thinking::Level { least } => super::level(effort, least),
+            _ => effort.as_str(),
+        });
+        let schema = setup.answer_schema.as_deref().filter(|_| match facts.answer_schema {
+            AnswerSchema::No => false,
+            AnswerSchema::WithoutTools => setup.tools.is_empty(),
+            _ => true,
+        });
         let mut bytes = render(&Head {
             model: &setup.model,
             stream: true,
             store: false,
-            temperature: setup.temperature,
+            max_output_tokens: setup.max_output_chosen.then_some(setup.max_output_tokens),
+            temperature: setup.temperature.filter(|_| !facts.fixed_temperature),
+            reasoning: effort.map(|effort| Reasoning { effort }),
+            text: schema.map(|schema| AnswerText {
+                format: Format {
+                    r#type: "json_schema",
+                    name: "answer",
+                    strict: schema::is_strict(schema),
+                    schema,
+                },
+            }),
             include: reasons.then_some(["reasoning.encrypted_content"]),
             prompt_cache_key: Some(&*setup.session_id).filter(|id| !id.is_empty()),
             instructions: Some(&*setup.system).filter(|system| !system.is_empty()),
@@ -99,7 +125,13 @@ struct Head<'a> {
     stream: bool,
     store: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    max_output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<Reasoning>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<AnswerText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     include: Option<[&'static str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,6 +140,24 @@ struct Head<'a> {
     instructions: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
+}
+
+#[derive(Serialize)]
+struct Reasoning {
+    effort: &'static str,
+}
+
+#[derive(Serialize)]
+struct AnswerText<'a> {
+    format: Format<'a>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    name: &'static str,
+    strict: bool,
+    schema: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -614,7 +664,7 @@ mod tests {
     /// Checks what a stream of these events says; each carries its type in its data.
     #[track_caller]
     fn check(events: &[Value], expected: &Expect) {
-        expected.assert_eq(&decoded(&OpenAiResponses, &stream(events)));
+        expected.assert_eq(&decoded(&OpenAiResponses::default(), &stream(events)));
     }
 
     fn stream(events: &[Value]) -> String {
@@ -684,7 +734,7 @@ mod tests {
 
     #[test]
     fn a_request_is_rendered_as_the_wire_wants_it() {
-        let head = OpenAiResponses.head(&setup());
+        let head = OpenAiResponses::default().head(&setup());
         let mut messages = messages();
         let Message::Assistant { parts } = &mut messages[1] else { panic!() };
         // Only this wire's own seals go back, and only before something said.
@@ -695,8 +745,9 @@ mod tests {
         }
         let signature = Some("responses:last".to_owned());
         parts.push(Part::Reasoning { text: String::new(), signature, redacted: true });
-        let segments: Vec<_> = messages.iter().map(|m| OpenAiResponses.segment(m)).collect();
-        let body = body(&OpenAiResponses, &head, &segments);
+        let segments: Vec<_> =
+            messages.iter().map(|m| OpenAiResponses::default().segment(m)).collect();
+        let body = body(&OpenAiResponses::default(), &head, &segments);
         serde_json::from_str::<Value>(&body).unwrap();
         expect![[r#"
             {"model":"m","stream":true,"store":false,"include":["reasoning.encrypted_content"],"prompt_cache_key":"s1","instructions":"Be \"good\".","tools":[
@@ -725,10 +776,10 @@ mod tests {
         let model = "gpt-4.1-mini".to_owned();
         let (system, session_id) = (String::new(), String::new());
         let bare = Setup { model, system, session_id, tools: Vec::new(), ..setup() };
-        let head = OpenAiResponses.head(&bare);
-        let hello = OpenAiResponses.segment(&Message::User { text: "hi".to_owned() });
+        let head = OpenAiResponses::default().head(&bare);
+        let hello = OpenAiResponses::default().segment(&Message::User { text: "hi".to_owned() });
         assert_eq!(
-            body(&OpenAiResponses, &head, &[hello]),
+            body(&OpenAiResponses::default(), &head, &[hello]),
             r#"{"model":"gpt-4.1-mini","stream":true,"store":false,"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}]}"#
         );
     }
@@ -736,9 +787,14 @@ mod tests {
     #[test]
     fn the_key_stands_in_one_header() {
         let header = ("authorization", "Bearer k".to_owned());
-        assert!(OpenAiResponses.headers(Some("k")).contains(&header));
-        assert!(!OpenAiResponses.headers(None).iter().any(|(name, _)| *name == "authorization"));
-        assert_eq!(OpenAiResponses.url("http://h/v1", "m"), "http://h/v1/responses");
+        assert!(OpenAiResponses::default().headers(Some("k")).contains(&header));
+        assert!(
+            !OpenAiResponses::default()
+                .headers(None)
+                .iter()
+                .any(|(name, _)| *name == "authorization")
+        );
+        assert_eq!(OpenAiResponses::default().url("http://h/v1", "m"), "http://h/v1/responses");
     }
 
     #[test]
@@ -813,7 +869,7 @@ mod tests {
             "\n\n",
         );
         assert_eq!(
-            decoded(&OpenAiResponses, stream),
+            decoded(&OpenAiResponses::default(), stream),
             "text \"a \"\ntext \"🙂\"\n= text \"a 🙂\"\nfinish Stop\n"
         );
     }
@@ -887,7 +943,7 @@ mod tests {
         let delta = json!({"type": "response.output_text.delta", "delta": "hi"});
         let stream = stream(&[delta, completed()]) + "data: [DONE]\n\n";
         assert_eq!(
-            decoded(&OpenAiResponses, &stream),
+            decoded(&OpenAiResponses::default(), &stream),
             "text \"hi\"\n= text \"hi\"\nusage 12 (8) 5\nfinish Stop\n"
         );
     }
@@ -939,12 +995,12 @@ mod tests {
             vec![added(0, &message()), refusal, done(0, &refused), completed()],
             vec![done(0, &refused), completed()],
         ] {
-            assert_eq!(decoded(&OpenAiResponses, &stream(&events)), told);
+            assert_eq!(decoded(&OpenAiResponses::default(), &stream(&events)), told);
         }
         for (reason, finish) in [("content_filter", "Refusal"), ("boredom", "Other")] {
             let stream = stream(&[text(0, "a"), incomplete(reason)]);
             assert_eq!(
-                decoded(&OpenAiResponses, &stream),
+                decoded(&OpenAiResponses::default(), &stream),
                 format!("text \"a\"\n= text \"a\"\nfinish {finish}\n")
             );
         }
@@ -961,8 +1017,8 @@ mod tests {
             "#]],
         );
         let early = "the stream ended before the answer was complete\n";
-        assert_eq!(decoded(&OpenAiResponses, ""), early);
-        assert_eq!(decoded(&OpenAiResponses, "data: [DONE]\n\n"), early);
+        assert_eq!(decoded(&OpenAiResponses::default(), ""), early);
+        assert_eq!(decoded(&OpenAiResponses::default(), "data: [DONE]\n\n"), early);
     }
 
     #[test]
@@ -981,7 +1037,7 @@ mod tests {
             (error, "gone", true),
             (nested, "too long", false),
         ] {
-            let mut decoder = OpenAiResponses.decoder(&[]);
+            let mut decoder = OpenAiResponses::default().decoder(&[]);
             let result = decoder.event("", &event.to_string(), &mut Vec::new());
             let Err(DecodeError::Reported { message, temporary }) = result else { panic!() };
             assert_eq!((&*message, temporary), (words, passes));
@@ -993,7 +1049,9 @@ mod tests {
             the provider reported an error in the stream: no luck
         "#]],
         );
-        assert!(decoded(&OpenAiResponses, "data: {\n\n").contains("not what the provider"));
+        assert!(
+            decoded(&OpenAiResponses::default(), "data: {\n\n").contains("not what the provider")
+        );
     }
 
     #[test]
@@ -1034,6 +1092,6 @@ mod tests {
             usage 3 (0) 4
             finish ToolCalls
         "#]]
-        .assert_eq(&decoded(&OpenAiResponses, &format!("data: {body}\n\n")));
+        .assert_eq(&decoded(&OpenAiResponses::default(), &format!("data: {body}\n\n")));
     }
 }

@@ -65,12 +65,7 @@ async fn effects(journal: Journal, limits: Limits) -> (Vec<String>, Vec<String>)
         .and(call("run_command", json!({"command": "touch c.txt"})))
         .and(call("read_file", json!({"path": "a.txt"})));
     let model = ScriptedModel::start(vec![calls, say("Done.")]).await;
-    let endpoint = Endpoint {
-        wire: Wire::OpenAiChat,
-        base_url: model.openai_url(),
-        model: "scripted".to_owned(),
-        key: None,
-    };
+    let endpoint = Endpoint::new(Wire::OpenAiChat, model.openai_url(), "scripted");
     let client = OptimizedLLMClient::with_endpoint(endpoint, limits.client.clone()).unwrap();
     let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
     let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
