@@ -779,6 +779,7 @@ impl Settings {
             settings.set(key, &Value::Text(value.clone()), Origin::CommandLine(option))?;
         }
         settings.off.join(&mut settings.limits);
+        settings.limits.agent.measured = settings.profiling;
         if let Some(rps) = settings.rate_limit_rps {
             settings.limits.client.rate.add_requests_per_second(rps);
         }

@@ -36,6 +36,8 @@ pub struct AgentLimits {
     pub max_repeats: u32,
     /// Tool calls handed to the pipeline while the answer still streams. 0: after it has ended.
     pub calls_started_mid_stream: usize,
+    /// Whether the engine measures its own work in each turn.
+    pub measured: bool,
 }
 
 /// What tokens cost, in US dollars for a million of them.
@@ -189,6 +191,7 @@ impl Limits {
                 price: None,
                 max_repeats: 8,
                 calls_started_mid_stream: usize::MAX,
+                measured: false,
             },
             tools: ToolLimits {
                 max_concurrent: 8,

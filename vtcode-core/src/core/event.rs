@@ -270,6 +270,12 @@ pub enum EventKind {
         /// The counts.
         counts: ToolCounts,
     },
+    /// What the engine itself did in the turn so far, since this was last told; only where it is
+    /// measured.
+    OwnWork {
+        /// The times.
+        work: OwnWork,
+    },
     /// Work on the prompt ended well.
     PromptFinished {
         /// What all its requests used.
@@ -285,6 +291,32 @@ pub enum EventKind {
         /// What all its requests used.
         usage: Usage,
     },
+}
+
+/// Time that the engine spent on work of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnWork {
+    /// Making requests' bytes.
+    #[serde(rename = "render_us", default, with = "micros")]
+    pub render: Duration,
+    /// Writing the journal.
+    #[serde(rename = "journal_us", default, with = "micros")]
+    pub journal: Duration,
+    /// Taking answers' bytes apart.
+    #[serde(rename = "parse_us", default, with = "micros")]
+    pub parse: Duration,
+    /// Looking whether kept results still hold.
+    #[serde(rename = "cache_check_us", default, with = "micros")]
+    pub cache_check: Duration,
+}
+
+impl std::ops::AddAssign for OwnWork {
+    fn add_assign(&mut self, other: Self) {
+        self.render += other.render;
+        self.journal += other.journal;
+        self.parse += other.parse;
+        self.cache_check += other.cache_check;
+    }
 }
 
 /// What became of tool calls, added up.

@@ -10,11 +10,13 @@ use crate::tools::tool::Detail;
 pub mod baseline;
 mod benchmarks;
 mod histogram;
+pub mod turns;
 
 pub use benchmarks::{
     BenchmarkResults, BenchmarkUtils, PerformanceProfiler, ProfilerError, Recorder,
 };
 pub use histogram::{Histogram, Percentiles};
+use turns::Turns;
 
 /// Adds up, from a session's events, what the session was waiting for at each moment.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +44,8 @@ pub struct Profile {
     pub killed: u32,
     /// What became of the calls, as it was last told.
     pub counts: ToolCounts,
+    /// What each turn waited for.
+    pub turns: Turns,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,6 +61,7 @@ enum Waiting {
 impl Profile {
     /// Takes the next event.
     pub fn take(&mut self, event: &Event) {
+        self.turns.take(event);
         let passed = event.at.saturating_sub(self.last);
         // What a running call printed is told by its own task, perhaps a little late.
         self.last = self.last.max(event.at);
@@ -122,9 +127,17 @@ impl Profile {
             row("tools, with no answer due", self.tools, calls),
             row("vtcode itself", self.own, String::new()),
             row("total", self.total(), String::new()),
+            self.slowest_turn(),
             self.tool_table(),
         ]
         .concat()
+    }
+
+    /// Writes what the slowest turn waited for; nothing when there was none.
+    fn slowest_turn(&self) -> String {
+        self.turns
+            .slowest()
+            .map_or_else(String::new, |turn| format!("slowest of {}: {turn}\n", self.turns.count()))
     }
 
     /// Writes what became of the tool calls; nothing when there were none.

@@ -6,6 +6,7 @@ mod engine;
 mod escapes;
 mod fault_matrix;
 mod journal;
+mod measuring;
 mod optimization_integration_tests;
 mod rate;
 mod recovery;

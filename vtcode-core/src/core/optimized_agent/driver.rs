@@ -27,9 +27,11 @@ use crate::tools::tool::FileChange;
 mod asking;
 mod calls;
 mod journalling;
+mod measuring;
 mod stream;
 
 use journalling::{Out, before_effect};
+use measuring::Meter;
 use stream::next_event;
 
 /// A run of the engine: what it works with and what stands open.
@@ -47,6 +49,7 @@ pub(super) struct Run<'a> {
     place: String,
     prefixes: PrefixWatch,
     budget: Budget,
+    meter: Meter,
     repeats: Repeats,
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
@@ -107,6 +110,7 @@ impl<'a> Run<'a> {
             place: endpoint.to_string(),
             prefixes: PrefixWatch::after(sent),
             budget: Budget::default(),
+            meter: Meter::new(engine.limits.measured),
             repeats,
             stream: None,
             unfinished: String::new(),
@@ -176,8 +180,11 @@ impl<'a> Run<'a> {
                 if matches!(message, Message::Assistant { .. }) {
                     self.repeats.next_step();
                 }
-                let segment = self.provider.segment(&message);
-                self.conversation.push(&segment);
+                let (provider, conversation) = (self.provider, &mut self.conversation);
+                self.meter.time(
+                    |work| &mut work.render,
+                    || conversation.push(&provider.segment(&message)),
+                );
             }
             Action::Ask { turn } => self.ask(turn).await,
             Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,
@@ -210,6 +217,7 @@ impl<'a> Run<'a> {
         self.total += usage;
         let counts = self.engine.pipeline.get_metrics().await.counts();
         self.tell(EventKind::ToolCounts { counts });
+        self.tell_own_work();
         self.tell(match &end {
             End::Done(_) => EventKind::PromptFinished { usage },
             other => {

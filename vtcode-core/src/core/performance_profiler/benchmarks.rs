@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
-use super::baseline::{self, Comparison, MIN_SAMPLES, Verdict};
+use super::baseline::{self, ALARM_CONFIDENCE, Comparison, MIN_SAMPLES, Verdict};
 use super::histogram::{Histogram, nanoseconds};
 use crate::core::resources::Resources;
 
@@ -28,9 +28,6 @@ const NAMES: usize = 256;
 const RUNS: usize = 16;
 /// Samples of a run that are kept as they are; of more, an even choice.
 const SAMPLES: usize = 4096;
-
-/// The confidence of the interval that a regression test goes by.
-const CONFIDENCE: f64 = 0.99;
 
 /// A measurement that cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +221,7 @@ impl PerformanceProfiler {
         };
         let (first, second) = (samples(baseline)?, samples(current)?);
         let too_few = ProfilerError::TooFew { name: current.to_owned(), samples: second.len() };
-        baseline::compare(&first, &second, CONFIDENCE).ok_or(too_few)
+        baseline::compare(&first, &second, ALARM_CONFIDENCE).ok_or(too_few)
     }
 }
 

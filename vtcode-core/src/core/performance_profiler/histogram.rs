@@ -43,6 +43,13 @@ impl Default for Histogram {
     }
 }
 
+impl Clone for Histogram {
+    fn clone(&self) -> Self {
+        let copy = |n: &AtomicU64| AtomicU64::new(n.load(Ordering::Relaxed));
+        Self { buckets: self.buckets.iter().map(copy).collect(), max_ns: copy(&self.max_ns) }
+    }
+}
+
 impl Histogram {
     /// Records one duration.
     #[inline]

@@ -16,6 +16,9 @@ impl Run<'_> {
         if self.goes_in_circles().await {
             return;
         }
+        if turn > 1 {
+            self.tell_own_work();
+        }
         self.sync_behind();
         let Some(body_bytes) = self.send().await else { return };
         self.turns += 1;
@@ -66,7 +69,8 @@ impl Run<'_> {
     /// request that would pass a limit ends the prompt instead.
     async fn send(&mut self) -> Option<usize> {
         self.drain().await;
-        let body = self.provider.frame(&self.conversation);
+        let (provider, conversation) = (self.provider, &self.conversation);
+        let body = self.meter.time(|work| &mut work.render, || provider.frame(conversation));
         let body_bytes = body.len();
         if let Some(limit) = self.budget.passed_by(body_bytes, &self.engine.limits) {
             self.stop(Stop::Limit(limit));

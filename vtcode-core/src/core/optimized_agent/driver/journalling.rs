@@ -73,7 +73,7 @@ impl Run<'_> {
     pub(super) fn tell(&mut self, kind: EventKind) {
         let event = self.out.event(kind);
         if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.append(&event)
+            && let Err(error) = self.meter.time(|work| &mut work.journal, || journal.append(&event))
         {
             self.journal = None;
             let failure = Failure { message: error.to_string(), kind: FailureKind::Journal };
@@ -83,6 +83,13 @@ impl Run<'_> {
         for failure in self.out.failures() {
             let message = format!("a listener to this session failed and hears no more: {failure}");
             self.tell(EventKind::Warning { message });
+        }
+    }
+
+    /// Tells what the turn cost us, where it is measured.
+    pub(super) fn tell_own_work(&mut self) {
+        if let Some(work) = self.meter.take() {
+            self.tell(EventKind::OwnWork { work });
         }
     }
 

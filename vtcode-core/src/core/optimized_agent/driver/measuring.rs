@@ -1,0 +1,41 @@
+//! The engine's own work, measured while a turn goes on. Reads no clock unless it is asked to.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::core::event::OwnWork;
+
+/// Adds up what a turn costs the engine itself.
+#[derive(Debug)]
+pub(super) struct Meter {
+    on: bool,
+    work: OwnWork,
+}
+
+impl Meter {
+    pub(super) fn new(on: bool) -> Self {
+        Self { on, work: OwnWork::default() }
+    }
+
+    /// Does some work, and adds its time to a part of the account.
+    #[inline]
+    pub(super) fn time<T>(
+        &mut self,
+        part: fn(&mut OwnWork) -> &mut Duration,
+        work: impl FnOnce() -> T,
+    ) -> T {
+        if !self.on {
+            return work();
+        }
+        let began = Instant::now();
+        let result = work();
+        *part(&mut self.work) += began.elapsed();
+        result
+    }
+
+    /// Returns the account and begins a new one; none where nothing is measured.
+    pub(super) fn take(&mut self) -> Option<OwnWork> {
+        self.on.then(|| std::mem::take(&mut self.work))
+    }
+}
