@@ -19,6 +19,7 @@ mod stats;
 mod tests;
 
 use agent::Agent;
+pub(crate) use agent::build_for_release;
 use machine::Machine;
 use report::Report;
 use run::Run;
@@ -93,7 +94,7 @@ fn agents(options: &Options) -> anyhow::Result<(Agent, Option<Agent>)> {
         ensure!(told, "the agent's command line has no {{prompt}}, so it would have no task");
         return Ok((agent(words, options.wire), None));
     }
-    let program = agent::build_vtcode()?;
+    let program = build_for_release("vtcode")?;
     let words = |wire| agent::vtcode(&program, wire);
     let other = match options.wire {
         Wire::Chat => Some(agent(words(Wire::Anthropic), Wire::Anthropic)),

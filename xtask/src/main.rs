@@ -1,5 +1,5 @@
 //! The project's own checks and benches: `cargo xtask tidy`, `cargo xtask config-docs`,
-//! `cargo xtask bench-agent`, `cargo xtask predict-cv`.
+//! `cargo xtask bench-agent`, `cargo xtask predict-cv`, `cargo xtask gate`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod bench_agent;
 mod config_docs;
+mod gate;
 mod predict_cv;
 mod tidy;
 
@@ -28,6 +29,11 @@ enum Command {
     BenchAgent(bench_agent::Options),
     /// Cross-validate the prediction of reads over recorded sessions, by repository
     PredictCv(predict_cv::Options),
+    /// Count instructions and allocations of fixed workloads, and fail if they grew
+    Gate(gate::Options),
+    /// The inside of the gate
+    #[command(hide = true)]
+    GateCount(gate::CountOptions),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -36,6 +42,8 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::ConfigDocs => config_docs::run(),
         Command::BenchAgent(options) => bench_agent::run(&options),
         Command::PredictCv(options) => predict_cv::run(&options),
+        Command::Gate(options) => gate::run(&options),
+        Command::GateCount(options) => gate::count(&options),
     }
 }
 

@@ -24,12 +24,14 @@ mod phase;
 pub mod predict;
 mod prefix;
 pub mod prompt;
+mod rehearsal;
 mod repeats;
 
 pub use changes::sum_changes;
 use driver::Run;
 pub use phase::{End, Failure, FailureKind, Limit};
 use phase::{Phase, step};
+pub use rehearsal::rehearse;
 
 /// Prompts that may wait while another is worked on.
 const PROMPTS_WAITING: usize = 16;

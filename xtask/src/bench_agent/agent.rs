@@ -159,8 +159,9 @@ pub(super) fn vtcode(program: &Path, wire: Wire) -> Vec<String> {
         .collect()
 }
 
-/// Builds our own agent for release and returns where it is.
-pub(super) fn build_vtcode() -> anyhow::Result<PathBuf> {
+/// Builds the workspace's programs for release and returns where this one is. All of them, because
+/// cargo unites what they ask of their dependencies: alone, some would be compiled once more.
+pub(crate) fn build_for_release(program: &str) -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
         // `cargo xtask` told these about xtask. Build scripts that look at them would run again,
@@ -171,24 +172,24 @@ pub(super) fn build_vtcode() -> anyhow::Result<PathBuf> {
         }
     }
     let built = cargo
-        .args(["build", "--release", "--package", "vtcode", "--bin", "vtcode"])
+        .args(["build", "--release", "--locked", "--bins"])
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
-    ensure!(built.status.success(), "vtcode could not be built");
-    match executable(&String::from_utf8_lossy(&built.stdout)) {
+    ensure!(built.status.success(), "{program} could not be built");
+    match executable(&String::from_utf8_lossy(&built.stdout), program) {
         Some(path) => Ok(path),
-        None => bail!("cargo built vtcode, but did not say where it is"),
+        None => bail!("cargo built {program}, but did not say where it is"),
     }
 }
 
 /// Finds the program in what cargo says about a build.
-fn executable(messages: &str) -> Option<PathBuf> {
+fn executable(messages: &str, program: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "vtcode")
+        .filter(|message| message["target"]["name"] == program)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
@@ -230,7 +231,7 @@ mod tests {
 not json
 {"reason":"compiler-artifact","target":{"name":"vtcode"},"executable":"/t/release/vtcode"}
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(executable(messages), Some(PathBuf::from("/t/release/vtcode")));
-        assert_eq!(executable(r#"{"reason":"build-finished"}"#), None);
+        assert_eq!(executable(messages, "vtcode"), Some(PathBuf::from("/t/release/vtcode")));
+        assert_eq!(executable(r#"{"reason":"build-finished"}"#, "vtcode"), None);
     }
 }
