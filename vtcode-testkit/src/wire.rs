@@ -9,6 +9,7 @@ mod responses;
 
 use serde_json::Value;
 
+use crate::bill::Bill;
 use crate::reply::{Part, Reply, Usage};
 
 /// A wire format that the scripted model speaks.
@@ -123,6 +124,18 @@ const FINISH_WORDS: [[&str; 4]; 4] = [
 ];
 
 impl Wire {
+    /// Returns the events with which a reply is streamed in answer to a request with this body,
+    /// whatever its fault: for tests that have a transport of their own.
+    pub fn events(self, reply: &Reply, request: &[u8]) -> Vec<Vec<u8>> {
+        let body: Value = serde_json::from_slice(request).unwrap_or_default();
+        self.stream(&Answer::new(self, 0, &body, request.len(), reply))
+    }
+
+    /// Returns what these bytes of a streamed answer bill.
+    pub fn billed(self, body: &[u8]) -> Usage {
+        Bill::new(self).sent(body)
+    }
+
     /// Returns the events of a streamed answer, each complete with its blank line.
     pub(crate) fn stream(self, answer: &Answer<'_>) -> Vec<Vec<u8>> {
         match self {
@@ -153,7 +166,7 @@ impl Wire {
     }
 
     /// Returns the event that reports an overloaded provider inside a stream.
-    pub(crate) fn error_event(self) -> Vec<u8> {
+    pub fn error_event(self) -> Vec<u8> {
         match self {
             Self::Chat => sse("", &chat::error(503, "The server is overloaded, try again later")),
             Self::Messages => messages::event(messages::error(529, "Overloaded")),

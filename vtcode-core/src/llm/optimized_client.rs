@@ -10,9 +10,12 @@ mod error;
 mod ledger;
 mod rate;
 mod retry;
+#[cfg(test)]
+mod scripts;
 mod start;
 #[cfg(test)]
 pub(in crate::llm) mod tests;
+mod transport;
 
 use std::fmt;
 use std::path::Path;
@@ -37,6 +40,7 @@ use self::clocks::Clocks;
 use self::ledger::Counters;
 use self::rate::Limiter;
 use self::start::Wanted;
+use self::transport::Transport;
 use crate::config::endpoint::Endpoint;
 use crate::config::limits::{ClientLimits, RateLimits};
 use crate::core::cache::{Cache, Flight};
@@ -66,6 +70,7 @@ struct Inner {
     limits: ClientLimits,
     provider: Arc<dyn Provider>,
     http: reqwest::Client,
+    transport: Transport,
     url: Url,
     headers: HeaderMap,
     limiter: Option<Limiter>,
@@ -263,6 +268,7 @@ impl Inner {
             limits,
             provider,
             http,
+            transport: Transport::Network,
             url,
             headers,
             counters: Counters::default(),

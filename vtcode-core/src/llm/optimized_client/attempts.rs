@@ -19,6 +19,7 @@ use super::error::LlmError;
 use super::ledger::Running;
 use super::rate::{Reservation, Told};
 use super::retry::{self, Budget};
+use super::transport::Sending;
 use super::{Inner, StreamEvent, root_cause};
 use crate::core::conversation::RequestBody;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
@@ -57,7 +58,6 @@ pub(super) struct Attempts {
 }
 
 type Reserving = Pin<Box<dyn Future<Output = (Reservation, std::io::Result<()>)> + Send>>;
-type Sending = Pin<Box<dyn Future<Output = reqwest::Result<reqwest::Response>> + Send>>;
 
 enum State {
     /// Before an attempt.
@@ -278,7 +278,7 @@ impl Attempts {
             .post(client.url.clone())
             .headers(client.headers.clone())
             .body(outgoing(self.body.clone()));
-        self.state = State::Sending(Box::pin(request.send()));
+        self.state = State::Sending(client.transport.send(request));
     }
 
     fn answered(&mut self, response: reqwest::Response) {

@@ -37,7 +37,7 @@ pub(in crate::llm) fn client(
 }
 
 /// Installs the crypto of TLS, without which no client can be built.
-fn install_crypto() {
+pub(super) fn install_crypto() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
         // An error says that the program installed one before us, which is as good.
