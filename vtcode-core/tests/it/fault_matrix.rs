@@ -638,4 +638,8 @@ bytes of the one before. Besides that:
 - *kind* (outcomes): the prompt ended with an error of this `FailureKind`, after attempts that ended
   with these `Outcome`s. The client had two attempts for each request here.
 
+Rows of random faults, in paused time, are tried by the test `no_script_of_faults_hangs`: a request and
+a session for each script, on any wire, interrupted or not. `VTCODE_FAULT_SCRIPTS=10000 cargo test
+-p vtcode-core --lib no_script_of_faults_hangs` tries so many; `VTCODE_FAULT_SEED` begins elsewhere.
+
 | fault | how often |";

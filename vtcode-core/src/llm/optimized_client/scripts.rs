@@ -218,9 +218,7 @@ impl Script {
                 }
                 let mut steps = self.paced(br#"{"error":{"message":"no","code":1}}"#, dice);
                 if dice.chance(20) {
-                    steps.push(
-                        dice.pick(&[0, 1]).eq(&0).then_some(Step::Hang).unwrap_or(Step::Break),
-                    );
+                    steps.push(if dice.chance(50) { Step::Hang } else { Step::Break });
                 }
                 Answered::With(status, headers, steps)
             }
@@ -230,7 +228,7 @@ impl Script {
             }
             5 if self.wild => {
                 for _ in 0..=dice.below(3) {
-                    self.damage(&mut events, dice);
+                    Self::damage(&mut events, dice);
                 }
                 Answered::With(200, vec![kind], self.paced(&events.concat(), dice))
             }
@@ -270,7 +268,7 @@ impl Script {
         steps
     }
 
-    fn damage(&self, events: &mut Vec<Vec<u8>>, dice: &mut Dice) {
+    fn damage(events: &mut Vec<Vec<u8>>, dice: &mut Dice) {
         let (one, other) = (dice.below(events.len()), dice.below(events.len()));
         match dice.below(5) {
             _ if events.is_empty() => {}
@@ -278,8 +276,10 @@ impl Script {
             1 => events.insert(one, events[other].clone()),
             2 => events.swap(one, other),
             3 => {
-                let (at, event) = (dice.below(events[one].len()), &mut events[one]);
-                event[at] = dice.next() as u8;
+                let at = dice.below(events[one].len());
+                if let Some(byte) = events[one].get_mut(at) {
+                    *byte = dice.next() as u8;
+                }
             }
             _ => {
                 let noise = (0..dice.below(60)).map(|_| dice.next() as u8).collect();
@@ -289,12 +289,7 @@ impl Script {
     }
 
     fn client(self: &Arc<Self>) -> Arc<OptimizedLLMClient> {
-        let endpoint = Endpoint {
-            wire: self.wire,
-            base_url: "http://127.0.0.1:9/v1".to_owned(),
-            model: "m".to_owned(),
-            key: None,
-        };
+        let endpoint = Endpoint::new(self.wire, "http://127.0.0.1:9/v1", "m");
         let mut inner = Inner::new(endpoint, self.limits.client.clone(), None).unwrap();
         let script = Arc::clone(self);
         let play = move |request| -> Sending { Box::pin(Arc::clone(&script).answer(request)) };
