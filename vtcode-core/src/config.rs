@@ -7,4 +7,5 @@ pub mod files;
 pub mod layers;
 pub mod limits;
 pub mod named;
+pub mod optimization;
 pub mod safety;

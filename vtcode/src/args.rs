@@ -102,6 +102,9 @@ pub(crate) struct Common {
     /// End with the table of where the time went
     #[arg(long)]
     pub(crate) profile: bool,
+    /// Named configuration to start from: development, production or debug
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -233,6 +236,12 @@ pub(crate) enum ConfigCommand {
     Show,
     /// Say whether it can be used; exit code 2 if not
     Check,
+    /// Write a `vtcode.toml` that holds every key as a comment; never over another file
+    Init {
+        /// Write your own file instead of this folder's
+        #[arg(long)]
+        user: bool,
+    },
 }
 
 /// Look at what the model gets

@@ -27,6 +27,7 @@ use crate::approval;
 use crate::args::{Common, Exec, Resume};
 use crate::exit::{self, Exit, Usage};
 use crate::json::JsonLines;
+use crate::regressions;
 use crate::setup;
 use crate::terminal::{Screen, Terminal, clean, file_change, span};
 
@@ -325,7 +326,7 @@ pub(crate) async fn drive(
     let model = session.endpoint.model.clone();
     let price = session.settings.limits.agent.price;
     let base_url = session.endpoint.base_url.clone();
-    let profiling = session.settings.profiling;
+    let profiling = session.settings.optimization.profiling.clone();
     let preimages = Arc::clone(&session.preimages);
     note(&format!("{model} at {base_url} · session {id}"));
     let reporting = if common.json {
@@ -351,8 +352,11 @@ pub(crate) async fn drive(
     if preimages.has_changes() {
         note(&format!("to undo: vtcode undo --session {id}"));
     }
-    if profiling {
+    if profiling.enabled {
         let _ = write!(io::stderr(), "{}", profile.table());
+        if profiling.enable_regression_testing {
+            regressions::tell(&profile, env);
+        }
     }
     match outcome.end.as_ref() {
         Some(End::Done(_)) | None => {}
@@ -401,7 +405,13 @@ pub(crate) async fn work(
         Some(&sessions.rate_dir()),
     )?;
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
-    let profile = Arc::new(Mutex::new(Profile::default()));
+    let measured = settings.optimization.profiling.enabled;
+    let profile = if measured {
+        Profile::monitored(settings.limits.profiling.monitor_interval)
+    } else {
+        Profile::default()
+    };
+    let profile = Arc::new(Mutex::new(profile));
     let profiled = Arc::clone(&profile);
     let mut engine = OptimizedAgentEngine::new(
         header.session_id.clone(),

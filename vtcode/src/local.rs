@@ -11,16 +11,20 @@ use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin::apply_patch;
 
 use crate::args::{ApplyPatch, Config, ConfigCommand, Prompt, PromptCommand};
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::setup;
 use crate::terminal::clean;
 
 /// Runs `vtcode config`.
 pub(crate) fn config(args: &Config) -> anyhow::Result<Exit> {
     let env = Env::of_process();
+    if let ConfigCommand::Init { user } = args.command {
+        return init(user, &env);
+    }
     let settings = setup::settings(&setup::folder(None)?, None, &env)?;
     let mut out = io::stdout().lock();
     match args.command {
+        ConfigCommand::Init { .. } => {}
         ConfigCommand::Check => {
             let _ = writeln!(out, "the configuration can be used");
         }
@@ -31,6 +35,37 @@ pub(crate) fn config(args: &Config) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Every key as a comment; written from the table of keys.
+const COMMENTED: &str = include_str!("../../vtcode.toml.example");
+
+/// Runs `vtcode config init`.
+fn init(user: bool, env: &Env) -> anyhow::Result<Exit> {
+    let folder = if user {
+        let folder = env.config_dir();
+        let folder = folder.ok_or_else(|| Usage("no home folder: set HOME".to_owned()))?;
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        folder
+    } else {
+        setup::folder(None)?
+    };
+    let path = folder.join("vtcode.toml");
+    // A link in its place is a file in its place.
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
+    let written = made.and_then(|mut file| file.write_all(COMMENTED.as_bytes()));
+    match written {
+        Ok(()) => {
+            let _ = writeln!(io::stdout(), "wrote {}", clean(&path.display().to_string()));
+            Ok(Exit::Done)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let path = path.display();
+            Err(Usage(format!("{path} exists; it is not overwritten")).into())
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot write {}", path.display())),
+    }
 }
 
 /// Runs `vtcode prompt show`.

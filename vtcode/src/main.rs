@@ -16,6 +16,7 @@ mod exit;
 mod json;
 mod local;
 mod policy;
+mod regressions;
 mod sessions;
 mod setup;
 mod terminal;

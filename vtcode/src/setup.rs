@@ -13,6 +13,7 @@ use vtcode_core::config::files;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::journal::Sessions;
+use vtcode_core::core::memory_pool::global_pool;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
 use vtcode_core::llm::models;
 use vtcode_core::safety::permissions::Permissions;
@@ -33,6 +34,8 @@ pub(crate) fn settings(cwd: &Path, common: Option<&Common>, env: &Env) -> anyhow
     settings.safety.unleashed = common.is_some_and(|common| common.yolo);
     // A rule that cannot be used is told at the start, whatever the run would have done.
     Policy::new(&settings.safety.permissions)?;
+    // The pool is the process's, not a session's.
+    global_pool().set_limits(settings.limits.pool);
     Ok(settings)
 }
 
@@ -56,6 +59,7 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ),
         ("sandbox.network", common.allow_network.then(|| "true".into()), "--allow-network"),
         ("permissions.approval", common.ask_for_approval.as_ref().map(word), "--ask-for-approval"),
+        ("preset", common.preset.clone(), "--preset"),
         ("optimization.profiling.enabled", common.profile.then(|| "true".into()), "--profile"),
     ]
     .into_iter()

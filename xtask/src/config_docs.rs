@@ -51,13 +51,14 @@ const REFERENCE_OPENING: &str = "\
 A value comes from the last of these layers that names it:
 
 1. the default, as shipped
-2. your file, `$XDG_CONFIG_HOME/vtcode/vtcode.toml` (without that variable `~/.config/vtcode/vtcode.toml`)
-3. the workspace's file, `vtcode.toml` in the folder you work in
-4. the environment
-5. the command line
+2. the preset, if one is chosen
+3. your file, `$XDG_CONFIG_HOME/vtcode/vtcode.toml` (without that variable `~/.config/vtcode/vtcode.toml`)
+4. the workspace's file, `vtcode.toml` in the folder you work in
+5. the environment
+6. the command line
 
 `vtcode config show` prints every value and the layer it came from, `vtcode config check` reads the files and runs
-nothing. A key that does not exist and a value that does not fit are errors that say what was meant.
+nothing, `vtcode config init` writes a file of comments to begin with. A key that does not exist and a value that does not fit are errors that say what was meant.
 [vtcode.toml.example](../vtcode.toml.example) holds every key with its default, ready to copy.
 ";
 

@@ -1,5 +1,5 @@
-//! What the user wrote, in layers: defaults < user file < workspace file < environment < command
-//! line. One table knows every key, its range, its variable and its reader; each value remembers
+//! What the user wrote, in layers: defaults < preset < user file < workspace file < environment <
+//! command line. One table knows every key, its range, its variable and its reader; each value remembers
 //! where it came from. Never reads a file itself: texts come in, [`Settings`] go out.
 
 use std::borrow::Cow;
@@ -12,6 +12,7 @@ use crate::config::dialect::{Effort, ModelFacts};
 use crate::config::env::Env;
 use crate::config::limits::{Limits, Price};
 use crate::config::named::Named;
+use crate::config::optimization::{OptimizationConfig, Preset};
 use crate::config::safety::{Approval, SafetySettings, SandboxMode};
 
 /// What a run is set to.
@@ -23,8 +24,10 @@ pub struct Settings {
     pub model: Option<String>,
     /// The base URL, if one was chosen.
     pub base_url: Option<String>,
-    /// Whether a run ends with its profile.
-    pub profiling: bool,
+    /// The named configuration that it starts from, if one was chosen.
+    pub preset: Option<Preset>,
+    /// The switches and sizes of the optimizations.
+    pub optimization: OptimizationConfig,
     /// The numbers that the runtime obeys.
     pub limits: Limits,
     /// What the run may do to the machine.
@@ -33,9 +36,6 @@ pub struct Settings {
     pub price: OwnPrice,
     /// What the user says of models and servers, by their names.
     pub named: Named,
-    /// Requests a second; joined with the requests a minute.
-    rate_limit_rps: Option<f64>,
-    off: Off,
     origins: BTreeMap<&'static str, Origin>,
 }
 
@@ -61,47 +61,14 @@ impl OwnPrice {
     }
 }
 
-/// What was switched off. The switches become numbers once, when all layers are laid: a switch
-/// holds against a number of the same part, whichever was written first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch that the user may write")]
-struct Off {
-    registry: bool,
-    batching: bool,
-    caching: bool,
-    optimized_loop: bool,
-    connection_pooling: bool,
-}
-
-impl Off {
-    fn join(&self, limits: &mut Limits) {
-        if self.registry {
-            limits.tools.validators_kept = 0;
-            limits.tools.statistics = false;
-        }
-        if self.batching || self.optimized_loop {
-            limits.tools.max_batch = 1;
-        }
-        if self.caching {
-            limits.tools.cache.entries = 0;
-            limits.tools.share_reads = false;
-        }
-        if self.optimized_loop {
-            limits.agent.calls_started_mid_stream = 0;
-            limits.tools.max_concurrent = 1;
-        }
-        if self.connection_pooling {
-            limits.client.idle_connections = 0;
-        }
-    }
-}
-
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Origin {
     /// It is as shipped.
     Default,
+    /// A named configuration.
+    Preset(Preset),
     /// The user's file.
     UserFile(PathBuf),
     /// The workspace's file.
@@ -110,16 +77,18 @@ pub enum Origin {
     Environment(&'static str),
     /// An option of the command line.
     CommandLine(&'static str),
+    /// The program that embeds the library.
+    Program,
 }
 
 impl Origin {
     fn layer(&self) -> u8 {
         match self {
-            Self::Default => 0,
+            Self::Default | Self::Preset(_) => 0,
             Self::UserFile(_) => 1,
             Self::WorkspaceFile(_) => 2,
             Self::Environment(_) => 3,
-            Self::CommandLine(_) => 4,
+            Self::CommandLine(_) | Self::Program => 4,
         }
     }
 }
@@ -128,6 +97,8 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Preset(preset) => write!(f, "preset {preset}"),
+            Self::Program => f.write_str("the program"),
             Self::UserFile(path) | Self::WorkspaceFile(path) => path.display().fmt(f),
             Self::Environment(name) => write!(f, "${name}"),
             Self::CommandLine(option) => f.write_str(option),
@@ -136,7 +107,7 @@ impl fmt::Display for Origin {
 }
 
 /// A configuration that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file is not TOML.
@@ -218,6 +189,10 @@ enum Kind {
 }
 
 impl Key {
+    fn named(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
     /// Returns what fits the key, in words.
     pub fn wanted(&self) -> String {
         match self.kind {
@@ -229,6 +204,16 @@ impl Key {
             Kind::Word { words, .. } => words.to_owned(),
             Kind::List(_) => "a list of texts".to_owned(),
         }
+    }
+
+    /// Returns its value among some settings, as it is shown.
+    pub fn value(&self, settings: &Settings) -> String {
+        (self.get)(settings)
+    }
+
+    /// Says whether a value fits it, as text.
+    pub(crate) fn check(&self, value: &str, origin: Origin) -> Result<(), ConfigError> {
+        Settings::default().set(self, &Value::Text(value.to_owned()), origin)
     }
 
     /// Returns the value as shipped, as it is shown.
@@ -273,6 +258,17 @@ fn chosen(value: Option<&String>) -> String {
 
 /// Every key, in the order in which it is shown.
 pub const KEYS: &[Key] = &[
+    Key {
+        name: "preset",
+        env: Some("VTCODE_PRESET"),
+        doc: "what to start from: `development` measures, `production` keeps more for many sessions, `debug` has every optimization off",
+        workspace: true,
+        kind: Kind::Word {
+            words: Preset::WORDS,
+            set: |s, v| v.parse().map(|preset| s.preset = Some(preset)).is_ok(),
+        },
+        get: |s| s.preset.map_or_else(|| "not chosen".to_owned(), |preset| preset.to_string()),
+    },
     Key {
         name: "provider",
         env: Some("VTCODE_PROVIDER"),
@@ -622,6 +618,50 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "optimization.memory_pool.enabled",
+        env: Some("VTCODE_MEMORY_POOL_ENABLED"),
+        doc: "false: no buffer is kept to be used again",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.optimization.memory_pool.enabled = on),
+        get: |s| s.optimization.memory_pool.enabled.to_string(),
+    },
+    Key {
+        name: "optimization.memory_pool.max_string_pool_size",
+        env: Some("VTCODE_MAX_STRING_POOL_SIZE"),
+        doc: "strings and byte buffers that each thread keeps to be used again, together at most 1 MiB",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 65_536,
+            set: |s, v| s.optimization.memory_pool.max_string_pool_size = v as usize,
+        },
+        get: |s| s.optimization.memory_pool.max_string_pool_size.to_string(),
+    },
+    Key {
+        name: "optimization.memory_pool.max_value_pool_size",
+        env: Some("VTCODE_MAX_VALUE_POOL_SIZE"),
+        doc: "parts of a returned JSON value that are looked at for strings to keep",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 65_536,
+            set: |s, v| s.optimization.memory_pool.max_value_pool_size = v as usize,
+        },
+        get: |s| s.optimization.memory_pool.max_value_pool_size.to_string(),
+    },
+    Key {
+        name: "optimization.memory_pool.max_vec_pool_size",
+        env: Some("VTCODE_MAX_VEC_POOL_SIZE"),
+        doc: "lists of strings that each thread keeps to be used again",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 65_536,
+            set: |s, v| s.optimization.memory_pool.max_vec_pool_size = v as usize,
+        },
+        get: |s| s.optimization.memory_pool.max_vec_pool_size.to_string(),
+    },
+    Key {
         name: "optimization.llm_client.connection_pool_size",
         env: Some("VTCODE_CONNECTION_POOL_SIZE"),
         doc: "connections to the provider that are kept while nothing goes over them",
@@ -629,17 +669,17 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Number {
             min: 0,
             max: 4096,
-            set: |s, v| s.limits.client.idle_connections = v as usize,
+            set: |s, v| s.optimization.llm_client.connection_pool_size = v as usize,
         },
-        get: |s| s.limits.client.idle_connections.to_string(),
+        get: |s| s.optimization.llm_client.connection_pool_size.to_string(),
     },
     Key {
         name: "optimization.llm_client.enable_connection_pooling",
         env: Some("VTCODE_ENABLE_CONNECTION_POOLING"),
         doc: "false: each request makes a connection of its own",
         workspace: true,
-        kind: Kind::Switch(|s, on| s.off.connection_pooling = !on),
-        get: |s| (!s.off.connection_pooling).to_string(),
+        kind: Kind::Switch(|s, on| s.optimization.llm_client.enable_connection_pooling = on),
+        get: |s| s.optimization.llm_client.enable_connection_pooling.to_string(),
     },
     Key {
         name: "optimization.llm_client.response_cache_size",
@@ -649,17 +689,17 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Number {
             min: 0,
             max: 65_536,
-            set: |s, v| s.limits.client.answers.entries = v as usize,
+            set: |s, v| s.optimization.llm_client.response_cache_size = v as usize,
         },
-        get: |s| s.limits.client.answers.entries.to_string(),
+        get: |s| s.optimization.llm_client.response_cache_size.to_string(),
     },
     Key {
         name: "optimization.llm_client.rate_limit_rps",
         env: Some("VTCODE_RATE_LIMIT_RPS"),
         doc: "requests a second, all sessions of this machine together; 0 sets no limit. The lower of this and `client.requests_per_minute` holds",
         workspace: true,
-        kind: Kind::Decimal(|s, v| s.rate_limit_rps = Some(v)),
-        get: |s| s.rate_limit_rps.map_or_else(|| "unlimited".to_owned(), |n| n.to_string()),
+        kind: Kind::Decimal(|s, v| s.optimization.llm_client.rate_limit_rps = v),
+        get: |s| s.optimization.llm_client.rate_limit_rps.to_string(),
     },
     Key {
         name: "optimization.tool_registry.max_concurrent_tools",
@@ -669,9 +709,9 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Number {
             min: 1,
             max: 256,
-            set: |s, v| s.limits.tools.max_concurrent = v as usize,
+            set: |s, v| s.optimization.tool_registry.max_concurrent_tools = v as usize,
         },
-        get: |s| s.limits.tools.max_concurrent.to_string(),
+        get: |s| s.optimization.tool_registry.max_concurrent_tools.to_string(),
     },
     Key {
         name: "optimization.tool_registry.hot_cache_size",
@@ -681,25 +721,29 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Number {
             min: 0,
             max: 4096,
-            set: |s, v| s.limits.tools.validators_kept = v as usize,
+            set: |s, v| s.optimization.tool_registry.hot_cache_size = v as usize,
         },
-        get: |s| s.limits.tools.validators_kept.to_string(),
+        get: |s| s.optimization.tool_registry.hot_cache_size.to_string(),
     },
     Key {
         name: "optimization.tool_registry.use_optimized_registry",
         env: Some("VTCODE_USE_OPTIMIZED_REGISTRY"),
         doc: "false: no validator is kept and no statistics are recorded",
         workspace: true,
-        kind: Kind::Switch(|s, on| s.off.registry = !on),
-        get: |s| (!s.off.registry).to_string(),
+        kind: Kind::Switch(|s, on| s.optimization.tool_registry.use_optimized_registry = on),
+        get: |s| s.optimization.tool_registry.use_optimized_registry.to_string(),
     },
     Key {
         name: "optimization.async_pipeline.max_batch_size",
         env: Some("VTCODE_MAX_BATCH_SIZE"),
         doc: "similar calls that may run as one",
         workspace: true,
-        kind: Kind::Number { min: 1, max: 256, set: |s, v| s.limits.tools.max_batch = v as usize },
-        get: |s| s.limits.tools.max_batch.to_string(),
+        kind: Kind::Number {
+            min: 1,
+            max: 256,
+            set: |s, v| s.optimization.async_pipeline.max_batch_size = v as usize,
+        },
+        get: |s| s.optimization.async_pipeline.max_batch_size.to_string(),
     },
     Key {
         name: "optimization.async_pipeline.batch_timeout_ms",
@@ -709,41 +753,61 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Number {
             min: 0,
             max: 60_000,
-            set: |s, v| s.limits.tools.batch_timeout = Duration::from_millis(v),
+            set: |s, v| s.optimization.async_pipeline.batch_timeout_ms = v,
         },
-        get: |s| s.limits.tools.batch_timeout.as_millis().to_string(),
+        get: |s| s.optimization.async_pipeline.batch_timeout_ms.to_string(),
     },
     Key {
         name: "optimization.async_pipeline.enable_batching",
         env: Some("VTCODE_ENABLE_BATCHING"),
         doc: "false: each call runs alone",
         workspace: true,
-        kind: Kind::Switch(|s, on| s.off.batching = !on),
-        get: |s| (!s.off.batching).to_string(),
+        kind: Kind::Switch(|s, on| s.optimization.async_pipeline.enable_batching = on),
+        get: |s| s.optimization.async_pipeline.enable_batching.to_string(),
     },
     Key {
         name: "optimization.async_pipeline.enable_caching",
         env: Some("VTCODE_ENABLE_CACHING"),
         doc: "false: no result of a read is kept or shared",
         workspace: true,
-        kind: Kind::Switch(|s, on| s.off.caching = !on),
-        get: |s| (!s.off.caching).to_string(),
+        kind: Kind::Switch(|s, on| s.optimization.async_pipeline.enable_caching = on),
+        get: |s| s.optimization.async_pipeline.enable_caching.to_string(),
     },
     Key {
         name: "optimization.agent_execution.use_optimized_loop",
         env: Some("VTCODE_USE_OPTIMIZED_LOOP"),
         doc: "false: the serial loop; no call starts while the answer still streams, and one runs at a time",
         workspace: true,
-        kind: Kind::Switch(|s, on| s.off.optimized_loop = !on),
-        get: |s| (!s.off.optimized_loop).to_string(),
+        kind: Kind::Switch(|s, on| s.optimization.agent_execution.use_optimized_loop = on),
+        get: |s| s.optimization.agent_execution.use_optimized_loop.to_string(),
     },
     Key {
         name: "optimization.profiling.enabled",
         env: Some("VTCODE_PROFILING_ENABLED"),
         doc: "end a run with the table of where its time went",
         workspace: true,
-        kind: Kind::Switch(|s, on| s.profiling = on),
-        get: |s| s.profiling.to_string(),
+        kind: Kind::Switch(|s, on| s.optimization.profiling.enabled = on),
+        get: |s| s.optimization.profiling.enabled.to_string(),
+    },
+    Key {
+        name: "optimization.profiling.monitor_interval_ms",
+        env: Some("VTCODE_MONITOR_INTERVAL_MS"),
+        doc: "milliseconds between two readings of memory, processor time and descriptors in a profile; they are taken when something happens, never by a timer",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 3_600_000,
+            set: |s, v| s.optimization.profiling.monitor_interval_ms = v,
+        },
+        get: |s| s.optimization.profiling.monitor_interval_ms.to_string(),
+    },
+    Key {
+        name: "optimization.profiling.enable_regression_testing",
+        env: Some("VTCODE_ENABLE_REGRESSION_TESTING"),
+        doc: "hold a profiled run against those before it, and say when our own work per turn has become slower",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.optimization.profiling.enable_regression_testing = on),
+        get: |s| s.optimization.profiling.enable_regression_testing.to_string(),
     },
 ];
 
@@ -759,31 +823,58 @@ pub struct Sources {
 }
 
 impl Settings {
+    /// Returns the settings as shipped, but for these.
+    pub(crate) fn with(optimization: OptimizationConfig) -> Self {
+        Self { optimization, ..Self::default() }
+    }
+
     /// Lays the layers over each other.
     pub fn resolve(sources: &Sources, env: &Env) -> Result<Self, ConfigError> {
         let mut settings = Self::default();
+        settings.lay(sources, env)?;
+        // Which preset holds is known when all layers are laid, but it lies under them.
+        if let Some(preset) = settings.preset {
+            settings = Self::default();
+            settings.take_preset(preset);
+            settings.lay(sources, env)?;
+        }
+        settings.optimization.join(&mut settings.limits);
+        Ok(settings)
+    }
+
+    fn lay(&mut self, sources: &Sources, env: &Env) -> Result<(), ConfigError> {
         if let Some((path, text)) = &sources.user_file {
-            settings.take_file(text, &Origin::UserFile(path.clone()))?;
+            self.take_file(text, &Origin::UserFile(path.clone()))?;
         }
         if let Some((path, text)) = &sources.workspace_file {
-            settings.take_file(text, &Origin::WorkspaceFile(path.clone()))?;
+            self.take_file(text, &Origin::WorkspaceFile(path.clone()))?;
         }
         for key in KEYS {
-            if let Some((name, value)) = key.env.and_then(|name| Some((name, env.text(name)?))) {
-                settings.set(key, &Value::Text(value.to_owned()), Origin::Environment(name))?;
-            }
+            self.take_variable(key, env)?;
         }
         for (name, value, option) in &sources.command_line {
-            let key = KEYS.iter().find(|key| key.name == *name);
-            let key = key.expect("the options name keys of the table");
-            settings.set(key, &Value::Text(value.clone()), Origin::CommandLine(option))?;
+            let key = Key::named(name).expect("the options name keys of the table");
+            self.set(key, &Value::Text(value.clone()), Origin::CommandLine(option))?;
         }
-        settings.off.join(&mut settings.limits);
-        settings.limits.agent.measured = settings.profiling;
-        if let Some(rps) = settings.rate_limit_rps {
-            settings.limits.client.rate.add_requests_per_second(rps);
+        Ok(())
+    }
+
+    /// Lays a preset.
+    pub(crate) fn take_preset(&mut self, preset: Preset) {
+        self.preset = Some(preset);
+        for (name, value) in preset.values() {
+            let key = Key::named(name).expect("a preset names keys of the table");
+            let value = Value::Text((*value).to_owned());
+            self.set(key, &value, Origin::Preset(preset)).expect("a preset's values fit");
         }
-        Ok(settings)
+    }
+
+    /// Takes a key's variable, if it is set.
+    pub(crate) fn take_variable(&mut self, key: &Key, env: &Env) -> Result<(), ConfigError> {
+        let Some((name, value)) = key.env.and_then(|name| Some((name, env.text(name)?))) else {
+            return Ok(());
+        };
+        self.set(key, &Value::Text(value.to_owned()), Origin::Environment(name))
     }
 
     /// Returns every key with its value and where it came from.
@@ -826,7 +917,7 @@ impl Settings {
         for (name, value) in table {
             let name = format!("{prefix}{name}");
             let below = format!("{name}.");
-            if let Some(key) = KEYS.iter().find(|key| key.name == name) {
+            if let Some(key) = Key::named(&name) {
                 if matches!(origin, Origin::WorkspaceFile(_)) && !key.workspace {
                     let origin = origin.clone();
                     return Err(ConfigError::NotForWorkspace { origin, key: key.name });
@@ -972,10 +1063,11 @@ mod tests {
         assert_eq!(settings.limits.agent.max_turns, 7);
         let shown: Vec<String> = settings
             .show()
-            .take(5)
+            .take(6)
             .map(|(key, value, origin)| format!("{} = {value} ({origin})", key.name))
             .collect();
         expect_test::expect![[r"
+            preset = not chosen (default)
             provider = not chosen (default)
             model = b ($VTCODE_MODEL)
             base_url = not chosen (default)

@@ -16,6 +16,8 @@ pub struct Limits {
     pub client: ClientLimits,
     /// The memory pool's.
     pub pool: PoolLimits,
+    /// The profiler's.
+    pub profiling: ProfilingLimits,
 }
 
 /// What one session may use.
@@ -89,6 +91,13 @@ pub struct CacheLimits {
     pub bytes: usize,
     /// The age at which a value is not given any more.
     pub time_to_live: Duration,
+}
+
+/// What a profile may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProfilingLimits {
+    /// The least time between two readings of what the process uses.
+    pub monitor_interval: Duration,
 }
 
 /// How much each thread may keep of the buffers that it is done with.
@@ -231,6 +240,7 @@ impl Limits {
                 },
             },
             pool: PoolLimits::FULL,
+            profiling: ProfilingLimits { monitor_interval: Duration::from_millis(100) },
         }
     }
 

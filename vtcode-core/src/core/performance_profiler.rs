@@ -10,12 +10,15 @@ use crate::tools::tool::Detail;
 pub mod baseline;
 mod benchmarks;
 mod histogram;
+pub mod history;
+mod monitor;
 pub mod turns;
 
 pub use benchmarks::{
     BenchmarkResults, BenchmarkUtils, PerformanceProfiler, ProfilerError, Recorder,
 };
 pub use histogram::{Histogram, Percentiles};
+pub use monitor::Monitor;
 use turns::Turns;
 
 /// Adds up, from a session's events, what the session was waiting for at each moment.
@@ -46,6 +49,10 @@ pub struct Profile {
     pub counts: ToolCounts,
     /// What each turn waited for.
     pub turns: Turns,
+    /// Bytes of all requests' bodies.
+    pub sent_bytes: usize,
+    /// What the process used meanwhile, if that is read.
+    pub monitor: Option<Monitor>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,9 +66,17 @@ enum Waiting {
 }
 
 impl Profile {
+    /// Returns a profile that reads what the process uses, at most once an interval.
+    pub fn monitored(interval: Duration) -> Self {
+        Self { monitor: Some(Monitor::new(interval)), ..Self::default() }
+    }
+
     /// Takes the next event.
     pub fn take(&mut self, event: &Event) {
         self.turns.take(event);
+        if let Some(monitor) = &mut self.monitor {
+            monitor.look(event.at);
+        }
         let passed = event.at.saturating_sub(self.last);
         // What a running call printed is told by its own task, perhaps a little late.
         self.last = self.last.max(event.at);
@@ -76,8 +91,9 @@ impl Profile {
             EventKind::PromptStarted { .. } | EventKind::ResponseEnded { .. } => {
                 self.state = Waiting::Us;
             }
-            EventKind::RequestSent { .. } => {
+            EventKind::RequestSent { body_bytes, .. } => {
                 self.requests += 1;
+                self.sent_bytes += body_bytes;
                 self.state = Waiting::FirstByte;
             }
             EventKind::Retry { .. } => {
@@ -128,6 +144,7 @@ impl Profile {
             row("vtcode itself", self.own, String::new()),
             row("total", self.total(), String::new()),
             self.slowest_turn(),
+            self.monitor.as_ref().map_or_else(String::new, |m| m.line(self.sent_bytes)),
             self.tool_table(),
         ]
         .concat()

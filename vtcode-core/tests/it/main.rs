@@ -2,10 +2,12 @@
 
 mod background;
 mod bad_input;
+mod configuration;
 mod engine;
 mod escapes;
 mod fault_matrix;
 mod journal;
+mod load;
 mod measuring;
 mod optimization_integration_tests;
 mod rate;

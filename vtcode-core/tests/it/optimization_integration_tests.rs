@@ -25,7 +25,7 @@ async fn settle(session: &Session) {
     }
 }
 
-async fn run(limits: Limits, replies: Vec<Reply>) -> (String, PipelineMetrics) {
+pub(crate) async fn run(limits: Limits, replies: Vec<Reply>) -> (String, PipelineMetrics) {
     let session = Session::new(Wire::OpenAiChat, limits, replies).await;
     settle(&session).await;
     session.run(&["go"]).await;
@@ -67,7 +67,10 @@ async fn a_read_after_a_change_is_new() {
 }
 
 /// Runs one message whose first call holds the only slot until all others wait behind it.
-async fn behind_one_slot(mut limits: Limits, calls: Vec<Reply>) -> (String, PipelineMetrics) {
+pub(crate) async fn behind_one_slot(
+    mut limits: Limits,
+    calls: Vec<Reply>,
+) -> (String, PipelineMetrics) {
     limits.tools.max_concurrent = 1;
     let waiting = calls.len();
     let message = calls.into_iter().fold(call("hold", json!({})), Reply::and);

@@ -107,7 +107,7 @@ async fn help_is_there_for_all_that_there_is() {
         ("resume", format!("--last {run}")),
         ("sessions", "--json delete".to_owned()),
         ("demo", "--sample --keep".to_owned()),
-        ("config", "show check".to_owned()),
+        ("config", "show check init".to_owned()),
         ("prompt", "show".to_owned()),
         ("apply-patch", "[PATCH]".to_owned()),
     ] {

@@ -2,6 +2,7 @@
 //! against a scripted model on loopback.
 
 mod answers;
+mod configuration;
 mod demo;
 mod doctor;
 mod failures;
