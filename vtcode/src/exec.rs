@@ -237,7 +237,7 @@ async fn go_on(
     env: &Env,
 ) -> anyhow::Result<Session> {
     let (mut journal, replay) = sessions.resume(id)?;
-    let mut header = replay.header.context("the journal has no header")?;
+    let mut header = replay.header.clone().context("the journal has no header")?;
     let mut settings = setup::settings(&header.cwd, Some(common), env)?;
     // All stays as it was unless the command line says otherwise. Another provider has other
     // models and another address; a server that moved has not.
@@ -274,14 +274,15 @@ async fn go_on(
         })?;
     }
     let undo_bytes = settings.safety.undo_bytes;
-    let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns));
+    let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns()));
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
     let sandbox = setup::sandbox(&workspace, &settings, env)?;
     let registry = setup::registry(&workspace, journal.spool_dir(), sandbox, &settings, env)?;
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };
-    let (messages, sent) = (replay.messages, replay.sent);
+    let sent = replay.sent().cloned();
+    let messages = replay.messages;
     let sessions = sessions.clone();
     Ok(Session {
         header,

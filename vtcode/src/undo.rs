@@ -35,10 +35,10 @@ pub(crate) fn run(args: &Undo) -> anyhow::Result<Exit> {
         JournalError::InUse { .. } => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
-    let header = replay.header.context("the journal has no header")?;
+    let header = replay.header.clone().context("the journal has no header")?;
     let settings = setup::settings(&header.cwd, None, &env)?;
     let undo_bytes = settings.safety.undo_bytes;
-    let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns));
+    let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns()));
     if args.list {
         return list(&preimages, args.json);
     }

@@ -40,6 +40,9 @@ pub struct AgentLimits {
     pub calls_started_mid_stream: usize,
     /// Whether the engine measures its own work in each turn.
     pub measured: bool,
+    /// Bytes of the newest messages that stay in memory; what is beyond twice that lies in a file
+    /// of the session's folder, if it has one.
+    pub history_window_bytes: usize,
 }
 
 /// What tokens cost, in US dollars for a million of them.
@@ -201,6 +204,7 @@ impl Limits {
                 max_repeats: 8,
                 calls_started_mid_stream: usize::MAX,
                 measured: false,
+                history_window_bytes: 2 * 1024 * 1024,
             },
             tools: ToolLimits {
                 max_concurrent: 8,
@@ -248,6 +252,7 @@ impl Limits {
     pub fn plain() -> Self {
         let mut limits = Self::full();
         limits.agent.calls_started_mid_stream = 0;
+        limits.agent.history_window_bytes = usize::MAX;
         limits.tools.max_concurrent = 1;
         limits.tools.max_batch = 1;
         limits.tools.validators_kept = 0;

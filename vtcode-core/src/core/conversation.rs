@@ -1,13 +1,16 @@
 //! The rendered prefix of a session: what stands before the messages, and each message once, as
-//! shared bytes in a chain of hashes. Takes segments in and gives them to whoever sends a request.
+//! shared bytes in a chain of hashes: the oldest in a file, the newest in memory. Takes segments in
+//! and gives them to whoever sends a request.
 //! Never renders a message, and never changes or drops one: it only grows.
 
 use bytes::Bytes;
 
 mod body;
+mod past;
 mod segment;
 
 pub use self::body::RequestBody;
+pub use self::past::Past;
 pub use self::segment::Segment;
 
 use crate::core::cache;
@@ -20,21 +23,25 @@ const COMMA: u8 = b',';
 #[derive(Debug, Clone)]
 pub struct Conversation {
     head: Segment,
-    /// Each message as it is sent: with the comma before it, where one belongs. A message of which
+    head_hash: blake3::Hash,
+    /// The oldest messages, if they lie in a file.
+    past: Option<Past>,
+    /// Each message after those as it is sent: with the comma before it, where one belongs. A message of which
     /// nothing can be sent has an empty segment and leaves no trace.
     segments: Vec<Segment>,
     /// Whether what is sent so far ends with something that a comma must follow.
     needs_comma: bool,
-    /// The hash of the head, and of each message with the hash before it: what was hashed once is
+    /// The hash of the past, and of each message with the hash before it: what was hashed once is
     /// never hashed again.
     chain: Vec<blake3::Hash>,
+    window_bytes: usize,
 }
 
 /// Bytes of a request that belong to it alone and not to its messages, such as the mark that asks
 /// a provider to cache what stands before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Insert {
-    /// The message in which they stand.
+    /// The message in which they stand, of those in memory.
     pub message: usize,
     /// How far from its end.
     pub from_end: usize,
@@ -45,9 +52,16 @@ pub struct Insert {
 impl Conversation {
     /// Returns a conversation without messages.
     pub fn new(head: Bytes) -> Self {
-        let chain = vec![blake3::hash(&head)];
-        let needs_comma = !head.ends_with(b"[");
-        Self { head: head.into(), segments: Vec::new(), needs_comma, chain }
+        Self::after(head, None)
+    }
+
+    /// Returns a conversation that goes on after what lies in a file.
+    pub fn after(head: Bytes, past: Option<Past>) -> Self {
+        let chain = vec![past.as_ref().map_or_else(|| blake3::hash(&[]), |past| past.chain)];
+        let needs_comma = !head.ends_with(b"[") || past.as_ref().is_some_and(|p| p.bytes > 0);
+        let head_hash = blake3::hash(&head);
+        let (head, segments) = (head.into(), Vec::new());
+        Self { head, head_hash, past, segments, needs_comma, chain, window_bytes: 0 }
     }
 
     /// Appends a rendered message. There is no other change, so every prefix stays as it was sent.
@@ -62,15 +76,26 @@ impl Conversation {
             sent.extend_from_slice(message);
             self.needs_comma = true;
         }
+        self.window_bytes += sent.len();
         self.segments.push(Bytes::from(sent).into());
     }
 
     /// Returns how many messages it has.
     pub fn messages(&self) -> usize {
-        self.segments.len()
+        self.past_messages() + self.segments.len()
     }
 
-    /// Returns the messages as they are sent, each with the comma before it: in order, and empty
+    /// Returns the messages that lie in a file, if some do.
+    pub fn past(&self) -> Option<&Past> {
+        self.past.as_ref()
+    }
+
+    /// Returns the bytes of the messages that are in memory.
+    pub fn window_bytes(&self) -> usize {
+        self.window_bytes
+    }
+
+    /// Returns the messages in memory as they are sent, each with the comma before it: in order, and empty
     /// where nothing of one can be sent.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
@@ -82,6 +107,11 @@ impl Conversation {
         let count = 2 + self.segments.len() + 2 * inserts.len();
         let mut pieces = Vec::with_capacity(count);
         pieces.push(self.head.clone());
+        if let Some(past) = self.past.as_ref().filter(|past| past.bytes > 0) {
+            let after_one = !self.head.at_hand().is_some_and(|head| head.ends_with(b"["));
+            pieces.extend(after_one.then(|| Segment::from(b",".as_slice())));
+            pieces.extend(past.pieces());
+        }
         let mut inserts_left = inserts.iter().peekable();
         for (message, segment) in self.segments.iter().enumerate() {
             match inserts_left.next_if(|insert| insert.message == message) {
@@ -103,35 +133,62 @@ impl Conversation {
             inserts.iter().map(|i| [i.message.to_le_bytes(), i.from_end.to_le_bytes()]).collect();
         let chain: &[u8] = self.chain[self.segments.len()].as_bytes();
         let inserted = inserts.iter().zip(&places).flat_map(|(i, at)| [at.as_flattened(), i.bytes]);
-        cache::key([chain, tail].into_iter().chain(inserted))
+        cache::key([self.head_hash.as_bytes(), chain, tail].into_iter().chain(inserted))
+    }
+
+    /// Returns the segments in memory of the first `messages` messages, and the hash up to there.
+    pub(in crate::core) fn oldest(&self, messages: usize) -> (&[Segment], blake3::Hash) {
+        let count = messages.saturating_sub(self.past_messages()).min(self.segments.len());
+        (&self.segments[..count], self.chain[count])
+    }
+
+    /// Lets go of what now lies in a file.
+    pub(in crate::core) fn stored(&mut self, past: Past) {
+        let (segments, chain) = self.oldest(past.messages);
+        debug_assert_eq!(chain, past.chain);
+        let (count, bytes) = (segments.len(), segments.iter().map(Segment::len).sum::<usize>());
+        self.segments.drain(..count);
+        self.chain.drain(..count);
+        self.window_bytes -= bytes;
+        self.past = Some(past);
     }
 
     /// Returns the name of everything so far, as a request to `endpoint` sends it.
     pub fn prefix(&self, endpoint: &str) -> Prefix {
-        let messages = self.segments.len();
         Prefix {
-            messages,
+            messages: self.messages(),
             endpoint: short(blake3::hash(endpoint.as_bytes())),
-            head: short(self.chain[0]),
-            hash: short(self.chain[messages]),
+            head: short(self.head_hash),
+            hash: self.named(self.chain[self.segments.len()]),
         }
     }
 
-    /// Returns whether this conversation begins with what a prefix names.
+    /// Returns whether this conversation begins with what a prefix names. Of one that ends within
+    /// the past nobody knows any more; the last request's never does.
     pub fn begins_with(&self, prefix: &Prefix) -> bool {
-        let hash = self.chain.get(prefix.messages);
-        hash.is_some_and(|hash| short(*hash) == prefix.hash)
+        let at = prefix.messages.checked_sub(self.past_messages());
+        let hash = at.and_then(|at| self.chain.get(at));
+        hash.is_some_and(|hash| self.named(*hash) == prefix.hash)
+    }
+
+    fn past_messages(&self) -> usize {
+        self.past.as_ref().map_or(0, |past| past.messages)
+    }
+
+    /// The head is no link of the chain: another one leaves the messages what they are.
+    fn named(&self, chain: blake3::Hash) -> String {
+        short(linked(self.head_hash, chain.as_bytes()))
     }
 }
 
-fn linked(before: blake3::Hash, segment: &[u8]) -> blake3::Hash {
+pub(in crate::core) fn linked(before: blake3::Hash, segment: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(before.as_bytes()).update(segment);
     hasher.finalize()
 }
 
 /// Enough of a hash to tell prefixes apart; it guards against mistakes, not against an attacker.
-fn short(hash: blake3::Hash) -> String {
+pub(in crate::core) fn short(hash: blake3::Hash) -> String {
     hash.to_hex()[..16].to_owned()
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::llm::message::{Attempt, FinishReason, Part, Usage};
+use crate::llm::message::{Attempt, FinishReason, Message, Part, Usage};
 use crate::tools::tool::Detail;
 
 /// Something that happened in a session.
@@ -169,6 +169,12 @@ pub enum EventKind {
         /// What it begins with; older journals do not tell.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prefix: Option<Prefix>,
+    },
+    /// From here on, requests hold these messages and what follows, in place of all before. Told
+    /// between two requests. What was before stays in the journal.
+    ViewChanged {
+        /// The messages.
+        messages: Vec<Message>,
     },
     /// A request does not begin with what the one before it was.
     PrefixChanged {

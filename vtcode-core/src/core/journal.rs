@@ -4,18 +4,28 @@
 //!
 //! Below the state folder: `sessions/<id>/journal.jsonl`, `sessions/<id>/spool/` with long outputs,
 //! and `sessions/index.jsonl`, where the last line of an id counts. Folders are 0700, files 0600.
+//! What lies beside a long journal so that a later run need not read it (`journal.index`,
+//! `past.<wire>`) can be made again from it.
+//!
+//! The view is what the next request holds: the messages of the last [`EventKind::ViewChanged`], or
+//! none, and all that was said since. What was said before is history: it stays in the journal and
+//! is not read to go on.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::core::event::{Event, EventKind, SessionHeader};
 
 mod index;
+mod marks;
+mod past;
 mod replay;
 mod usage;
+
+use marks::{Mark, Rendered, Totals};
 
 pub use index::{SessionEntry, SessionStatus};
 pub use replay::Replay;
@@ -24,6 +34,11 @@ pub use usage::DiskUsage;
 
 /// The version of the records written by this build.
 pub const FORMAT: u32 = 1;
+
+/// The newest part of a journal's view that is read when the session is gone on with: at least this
+/// much, and about twice that at most. More than most models take; what is beyond lies rendered in
+/// a file.
+const WINDOW_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Why a session cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -80,12 +95,20 @@ pub enum JournalError {
 #[derive(Debug, Clone)]
 pub struct Sessions {
     dir: PathBuf,
+    window_bytes: u64,
 }
 
 impl Sessions {
     /// Returns the sessions below a state folder; nothing is made until one is created.
     pub fn below(state_dir: &Path) -> Self {
-        Self { dir: state_dir.join("sessions") }
+        Self { dir: state_dir.join("sessions"), window_bytes: WINDOW_BYTES }
+    }
+
+    /// Sets how much of a journal's view is read when its session is gone on with, in bytes.
+    #[must_use]
+    pub fn with_window(mut self, bytes: u64) -> Self {
+        self.window_bytes = bytes;
+        self
     }
 
     /// Returns the folder in which the sessions of this user share their rate limits.
@@ -120,7 +143,7 @@ impl Sessions {
     pub fn resume(&self, id: &str) -> Result<(Journal, Replay), JournalError> {
         let id = self.find(id)?;
         let mut journal = Journal::open_file(self.dir.join(&id), &id, false)?;
-        let replay = journal.replay()?;
+        let replay = journal.replay(self.window_bytes)?;
         Ok((journal, replay))
     }
 
@@ -190,6 +213,15 @@ pub struct Journal {
     file: Arc<File>,
     dir: PathBuf,
     line: Vec<u8>,
+    bytes: u64,
+    lines: u64,
+    totals: Totals,
+    /// Places between two requests after which the conversation is in memory.
+    marks: Vec<Mark>,
+    /// Where the messages that were read begin, and the place of the index that they were read
+    /// from: it is not always the same, and tells of the file with those before.
+    unread: Option<(Mark, Option<(Mark, Rendered)>)>,
+    past_steps: u32,
 }
 
 impl Journal {
@@ -210,13 +242,27 @@ impl Journal {
             }
             Err(e) => return Err(failed(e.into())),
         }
-        Ok(Self { file: Arc::new(file), dir, line: Vec::new() })
+        Ok(Self::of(file, dir))
+    }
+
+    fn of(file: File, dir: PathBuf) -> Self {
+        Self {
+            file: Arc::new(file),
+            dir,
+            line: Vec::new(),
+            bytes: 0,
+            lines: 0,
+            totals: Totals::default(),
+            marks: Vec::new(),
+            unread: None,
+            past_steps: 0,
+        }
     }
 
     /// Returns a journal on an open file of whatever kind.
     #[cfg(test)]
     pub(in crate::core) fn on(file: File) -> Self {
-        Self { file: Arc::new(file), dir: PathBuf::new(), line: Vec::new() }
+        Self::of(file, PathBuf::new())
     }
 
     /// Writes one event as one line, if it is of those that are kept.
@@ -228,7 +274,13 @@ impl Journal {
         serde_json::to_writer(&mut self.line, event)
             .map_err(|e| self.failed(io::Error::new(io::ErrorKind::InvalidData, e)))?;
         self.line.push(b'\n');
-        (&*self.file).write_all(&self.line).map_err(|cause| self.failed(cause))
+        (&*self.file).write_all(&self.line).map_err(|cause| self.failed(cause))?;
+        if matches!(event.kind, EventKind::ViewChanged { .. }) {
+            self.mark_view();
+        }
+        self.totals.take(&event.kind, self.bytes);
+        (self.bytes, self.lines) = (self.bytes + self.line.len() as u64, self.lines + 1);
+        Ok(())
     }
 
     /// Returns a handle that syncs what was appended so far, also from another thread.
@@ -250,50 +302,115 @@ impl Journal {
         JournalError::Unwritable { path: self.dir.join("journal.jsonl"), cause }
     }
 
-    /// Reads the journal from its beginning; cuts off a torn last line.
-    fn replay(&mut self) -> Result<Replay, JournalError> {
-        let mut replay = Replay::default();
-        let mut file = &*self.file;
-        file.seek(SeekFrom::Start(0)).map_err(|cause| self.failed(cause))?;
-        let mut reader = BufReader::with_capacity(256 * 1024, file);
-        let mut whole_bytes = 0u64;
-        let mut line = Vec::new();
-        for number in 1.. {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|cause| self.failed(cause))?;
-            if read == 0 {
-                break;
+    /// Reads what a run must know to go on: the header, and from the last place of the index on.
+    /// Cuts off a torn last line.
+    fn replay(&mut self, window_bytes: u64) -> Result<Replay, JournalError> {
+        let (indexed, mut read) = marks::last(&self.index_path(), &self.file);
+        let (mut replay, rendered, from, skipped) = match indexed {
+            None => (Replay::default(), None, 0, 0),
+            Some(indexed) => {
+                let mut first = Lines::from(self, 0, 0);
+                let Some(Event { kind: EventKind::SessionStarted(header), .. }) = first.next()?
+                else {
+                    return Err(self.headless());
+                };
+                read += first.at;
+                let (at, lines, mark) = (indexed.mark.at, indexed.mark.lines, indexed.mark);
+                let rendered = indexed.rendered.map(|rendered| (mark.clone(), rendered));
+                (Replay::after(header, mark), rendered, at, lines)
             }
-            if line.last() != Some(&b'\n') {
-                // The process died while it wrote this line; nothing after it can exist.
-                self.file.set_len(whole_bytes).map_err(|cause| self.failed(cause))?;
-                replay.torn = true;
-                break;
+        };
+        let mut lines = Lines::from(self, from, skipped);
+        let mut at = from;
+        while let Some(event) = lines.next()? {
+            if past::is_request(&event.kind) {
+                replay.pass(at, lines.number - 1, window_bytes);
             }
-            whole_bytes += read as u64;
-            let unreadable = |what| JournalError::Unreadable {
-                path: self.dir.join("journal.jsonl"),
-                line: number,
-                what,
-            };
-            let event: Event =
-                serde_json::from_slice(&line).map_err(|e| unreadable(e.to_string()))?;
-            if let EventKind::SessionStarted(SessionHeader { format, .. }) = &event.kind
-                && *format != FORMAT
-            {
-                return Err(unreadable(format!("its format is {format}, not {FORMAT}")));
-            }
-            replay.take(event);
+            replay.take_at(event, at);
+            at = lines.at;
+        }
+        replay.torn = lines.torn;
+        replay.read_bytes = read + lines.at - from;
+        let (bytes, number) = (lines.at, lines.number);
+        if replay.torn {
+            // The process died while it wrote this line; nothing after it can exist.
+            self.file.set_len(bytes).map_err(|cause| self.failed(cause))?;
         }
         replay.end();
         if replay.header.is_none() {
-            return Err(JournalError::Unreadable {
-                path: self.dir.join("journal.jsonl"),
-                line: 1,
-                what: "the session's header is missing".to_owned(),
-            });
+            return Err(self.headless());
         }
+        (self.bytes, self.lines, self.totals) = (bytes, number, replay.totals.clone());
+        self.marks = std::mem::take(&mut replay.marks);
+        self.past_steps = replay.past.as_ref().map_or(0, |past| past.totals.steps);
+        self.unread = replay.past.clone().map(|past| (past, rendered));
         Ok(replay)
+    }
+
+    fn headless(&self) -> JournalError {
+        JournalError::Unreadable {
+            path: self.dir.join("journal.jsonl"),
+            line: 1,
+            what: "the session's header is missing".to_owned(),
+        }
+    }
+}
+
+/// Reads a journal's records, line by line.
+struct Lines<'a> {
+    journal: &'a Journal,
+    reader: BufReader<FileFrom<'a>>,
+    line: Vec<u8>,
+    /// Where the next line begins.
+    at: u64,
+    /// The lines before it.
+    number: u64,
+    /// The last line has no end.
+    torn: bool,
+}
+
+/// Reads a file from a place of its own: another reader of the same file moves nothing.
+struct FileFrom<'a>(&'a File, u64);
+
+impl Read for FileFrom<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read_at(into, self.1)?;
+        self.1 += read as u64;
+        Ok(read)
+    }
+}
+
+impl<'a> Lines<'a> {
+    /// Reads from the line that begins at a byte; `number` lines are before it.
+    fn from(journal: &'a Journal, at: u64, number: u64) -> Self {
+        let reader = BufReader::with_capacity(256 * 1024, FileFrom(&journal.file, at));
+        Self { journal, reader, line: Vec::new(), at, number, torn: false }
+    }
+
+    /// Returns the next record; none after the last whole one.
+    fn next(&mut self) -> Result<Option<Event>, JournalError> {
+        self.line.clear();
+        let read = self.reader.read_until(b'\n', &mut self.line);
+        let read = read.map_err(|cause| self.journal.failed(cause))?;
+        self.torn = read > 0 && self.line.last() != Some(&b'\n');
+        if read == 0 || self.torn {
+            return Ok(None);
+        }
+        self.number += 1;
+        let event: Event = serde_json::from_slice(&self.line)
+            .map_err(|error| self.unreadable(error.to_string()))?;
+        if let EventKind::SessionStarted(SessionHeader { format, .. }) = &event.kind
+            && *format != FORMAT
+        {
+            return Err(self.unreadable(format!("its format is {format}, not {FORMAT}")));
+        }
+        self.at += read as u64;
+        Ok(Some(event))
+    }
+
+    fn unreadable(&self, what: String) -> JournalError {
+        let path = self.journal.dir.join("journal.jsonl");
+        JournalError::Unreadable { path, line: self.number as usize, what }
     }
 }
 

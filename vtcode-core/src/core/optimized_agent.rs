@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::limits::AgentLimits;
 use crate::core::event::{Event, Prefix};
-use crate::core::journal::Journal;
+use crate::core::journal::{Journal, JournalError};
 use crate::llm::message::{Message, Usage};
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient};
 use crate::tools::async_pipeline::AsyncToolPipeline;
@@ -92,6 +92,9 @@ pub enum EngineError {
     /// The client is not ready.
     #[error(transparent)]
     Client(#[from] LlmError),
+    /// The session's earlier messages cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// `submit` came after `close_input`.
     #[error("the engine's input is closed")]
     InputClosed,

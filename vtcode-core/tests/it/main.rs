@@ -6,6 +6,7 @@ mod configuration;
 mod engine;
 mod escapes;
 mod fault_matrix;
+mod history;
 mod journal;
 mod load;
 mod measuring;

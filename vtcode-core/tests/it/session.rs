@@ -39,6 +39,13 @@ pub(crate) fn full() -> Limits {
     quick(Limits::full())
 }
 
+/// All but the newest messages on the disk.
+pub(crate) fn small() -> Limits {
+    let mut limits = full();
+    limits.agent.history_window_bytes = 600;
+    limits
+}
+
 /// Every optimization off.
 pub(crate) fn plain() -> Limits {
     quick(Limits::plain())
@@ -80,7 +87,8 @@ impl Session {
         Self {
             model: ScriptedModel::start(replies).await,
             workspace: TempWorkspace::with([("a.txt", "alpha\n"), ("b.txt", "beta\n")]),
-            sessions: Sessions::below(state.path()),
+            sessions: Sessions::below(state.path())
+                .with_window(limits.agent.history_window_bytes as u64),
             state,
             events: Arc::default(),
             metrics: Mutex::default(),

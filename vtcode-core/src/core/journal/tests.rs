@@ -6,6 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::core::conversation::Past;
 use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usage};
 use crate::tools::tool::{ChangeKind, Detail, FileChange};
 
@@ -185,8 +186,10 @@ fn a_session_comes_back_as_it_was() {
         Message::User { text: "go on".to_owned() },
     ];
     assert_eq!(replay.messages, expected);
-    assert_eq!(replay.usage, Usage { input_tokens: 30, cached_input_tokens: 2, output_tokens: 4 });
-    assert_eq!(replay.changes, [change("src/main.rs"), change("ä b")]);
+    assert_eq!(
+        replay.usage(),
+        Usage { input_tokens: 30, cached_input_tokens: 2, output_tokens: 4 }
+    );
     assert!(!replay.torn && replay.interrupted.is_empty());
     let expected = SessionHeader {
         provider: "anthropic".to_owned(),
@@ -306,7 +309,7 @@ fn an_answer_that_was_asked_for_again_or_says_nothing_leaves_no_trace() {
     let state = State::with("one", [prompt(), thought(), says(" \n"), ended, failed(), prompt()]);
     let user = || Message::User { text: "go".to_owned() };
     assert_eq!(state.replay("one").messages, [user(), user()]);
-    assert_eq!(state.replay("one").usage, used(1));
+    assert_eq!(state.replay("one").usage(), used(1));
 }
 
 #[test]
@@ -527,4 +530,102 @@ fn many_who_write_the_index_at_once_lose_nothing() {
     let entries = state.sessions.list().unwrap();
     assert_eq!(entries.len(), 80);
     assert!(entries.iter().all(|entry| entry.id.starts_with("keep") && entry.title.len() == 500));
+}
+
+/// A session of so many turns with a result of 2,000 bytes each.
+fn long(turns: u32) -> impl Iterator<Item = EventKind> {
+    (0..turns).flat_map(|turn| {
+        let id = format!("call-{turn}");
+        let prompt =
+            turn.is_multiple_of(10).then(|| EventKind::PromptStarted { text: "go".into() });
+        let asked = EventKind::RequestSent { turn: 1, body_bytes: 9, prefix: None };
+        let EventKind::ToolFinished { call_id, name, is_error, detail, waited, ran, .. } =
+            ends(&id, Detail::Plain)
+        else {
+            unreachable!()
+        };
+        let text = format!("{turn} ").repeat(2000).chars().take(2000).collect();
+        let result = EventKind::ToolFinished { call_id, name, text, is_error, detail, waited, ran };
+        let ended = EventKind::ResponseEnded { finish: FinishReason::ToolCalls, usage: used(1) };
+        prompt.into_iter().chain([asked, asks(&id), ended, starts(&id), result])
+    })
+}
+
+const WINDOW_BYTES: u64 = 20_000;
+
+fn rendered(message: &Message) -> bytes::Bytes {
+    serde_json::to_vec(message).unwrap().into()
+}
+
+/// All messages of a session as they would be sent: those that lie in a file, and those read.
+fn whole(state: &State) -> (String, Replay) {
+    let (mut journal, replay) = state.sessions.resume("one").unwrap();
+    let past = journal.past("w", rendered).unwrap();
+    let mut text = String::new();
+    for piece in past.iter().flat_map(Past::pieces) {
+        text.push_str(std::str::from_utf8(&piece.load().unwrap()).unwrap());
+    }
+    for message in &replay.messages {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(std::str::from_utf8(&rendered(message)).unwrap());
+    }
+    (text, replay)
+}
+
+#[test]
+fn going_on_reads_the_tail_whatever_is_before_it() {
+    let mut read = Vec::new();
+    for turns in [50, 500] {
+        let mut state = State::with("one", long(turns));
+        let (all, replay) = whole(&state);
+        assert_eq!(replay.past_messages(), 0, "the default window holds it");
+        state.sessions = state.sessions.clone().with_window(WINDOW_BYTES);
+        // The first time, nobody knows where the tail begins.
+        let (parted, first) = whole(&state);
+        assert_eq!(parted, all);
+        assert!(first.past_messages() > first.messages.len());
+        let (parted, second) = whole(&state);
+        assert_eq!(parted, all);
+        let len = std::fs::metadata(state.journal("one")).unwrap().len();
+        assert!(first.read_bytes >= len);
+        assert!(second.read_bytes < 2 * WINDOW_BYTES + 10_000, "{}", second.read_bytes);
+        for replay in [&first, &second] {
+            assert_eq!(replay.usage().input_tokens, u64::from(turns));
+            assert_eq!(replay.turns(), turns);
+        }
+        read.push(second.read_bytes);
+    }
+    assert!(read[0].abs_diff(read[1]) < WINDOW_BYTES, "{read:?}");
+}
+
+#[test]
+fn what_is_before_the_view_is_not_read() {
+    let view = || EventKind::ViewChanged { messages: vec![Message::User { text: "sum".into() }] };
+    let events = || long(300).chain([view()]).chain(long(3));
+    let state = State::with("one", events());
+    let (text, replay) = whole(&state);
+    assert!(replay.read_bytes < 20_000, "{}", replay.read_bytes);
+    assert_eq!(replay.messages[0], Message::User { text: "sum".into() });
+    assert_eq!(replay.messages.len(), 2 + 2 * 3);
+    assert_eq!(replay.turns(), 303);
+    // The journal alone says the same.
+    std::fs::remove_file(state.journal("one").with_file_name("journal.index")).unwrap();
+    let (same, replay) = whole(&state);
+    assert_eq!(same, text);
+    assert_eq!(replay.turns(), 303);
+    assert!(replay.read_bytes > 600_000);
+}
+
+#[test]
+fn places_are_remembered_up_to_a_number() {
+    let mut state = State::with("one", []);
+    state.sessions = state.sessions.clone().with_window(u64::MAX);
+    let (mut journal, _) = state.sessions.resume("one").unwrap();
+    for messages in 0..100_000 {
+        journal.mark(messages);
+    }
+    assert!(journal.marks.len() <= 512);
+    assert_eq!(journal.marks.last().unwrap().messages, 99_999);
 }

@@ -26,10 +26,12 @@ use crate::tools::tool::FileChange;
 
 mod asking;
 mod calls;
+mod history;
 mod journalling;
 mod measuring;
 mod stream;
 
+use history::Storing;
 use journalling::{Out, before_effect};
 use measuring::Meter;
 use stream::next_event;
@@ -43,6 +45,9 @@ pub(super) struct Run<'a> {
     journal: Option<Journal>,
     before_effect: Option<BeforeEffect>,
     syncing: Option<JoinHandle<io::Result<()>>>,
+    storing: Storing,
+    /// The wire's name, which the rendered messages in a file have, too.
+    wire: String,
     tool_names: Vec<String>,
     conversation: Conversation,
     /// Where requests go, for telling whether that changed.
@@ -76,7 +81,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     /// Takes over what the engine was given; fails when its client is not ready.
     pub(super) fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Result<Self, EngineError> {
-        let Begin { prompts, journal, system, messages, sent } = begin;
+        let Begin { prompts, mut journal, system, messages, sent } = begin;
         let (endpoint, client) = (engine.client.endpoint()?, engine.client.limits()?);
         let setup = Setup {
             model: endpoint.model.clone(),
@@ -90,11 +95,15 @@ impl<'a> Run<'a> {
             answer_schema: None,
         };
         let provider = engine.client.provider()?;
-        let mut conversation = Conversation::new(provider.head(&setup));
+        let wire = endpoint.wire.to_string();
+        let render = |message: &Message| provider.segment(message);
+        let past = journal.as_mut().map(|journal| journal.past(&wire, render)).transpose()?;
+        let mut conversation = Conversation::after(provider.head(&setup), past.flatten());
         for message in &messages {
             conversation.push(&provider.segment(message));
         }
-        let repeats = Repeats::after(&messages);
+        let steps = journal.as_ref().map_or(0, Journal::past_steps);
+        let repeats = Repeats::after(steps, &messages);
         let started = Instant::now();
         let stop_calls = CancellationToken::new();
         Ok(Self {
@@ -105,6 +114,8 @@ impl<'a> Run<'a> {
             before_effect: journal.as_ref().map(|journal| before_effect(journal.syncer())),
             journal,
             syncing: None,
+            storing: Storing::default(),
+            wire,
             tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
             conversation,
             place: endpoint.to_string(),
@@ -225,6 +236,7 @@ impl<'a> Run<'a> {
                 EventKind::PromptFailed { error, class, usage }
             }
         });
+        self.take_stored(true).await;
         self.sync().await;
         self.end = Some(end);
     }

@@ -15,7 +15,8 @@ const WAITING: Duration = Duration::from_secs(1);
 /// Steps in a row without anything new before every repeated call is told so, not only a read.
 const CIRCLES_TOLD: u32 = 2;
 
-/// The latest text of each call, as a hash, and the step in which it was first seen.
+/// The latest text of each call, as a hash, and the step in which it was first seen. Of a session
+/// that is gone on with, only the messages that were read again are known.
 #[derive(Debug)]
 pub(super) struct Repeats {
     seen: HashMap<Key, (u32, Key)>,
@@ -50,10 +51,10 @@ pub(super) struct Gave<'a> {
 const NOTE: &str = "[unchanged since step ";
 
 impl Repeats {
-    /// Returns the state after a conversation.
-    pub(super) fn after(messages: &[Message]) -> Self {
+    /// Returns the state after so many steps of which nothing is known, and a conversation.
+    pub(super) fn after(steps: u32, messages: &[Message]) -> Self {
         let (now, seen) = (Step::default(), HashMap::new());
-        let mut repeats = Self { seen, step: 1, now, nothing_new: 0, in_circles: 0 };
+        let mut repeats = Self { seen, step: steps + 1, now, nothing_new: 0, in_circles: 0 };
         let mut asked = HashMap::new();
         for message in messages {
             match message {
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_repeat_names_the_step_and_gives_the_content() {
-        let mut repeats = Repeats::after(&[]);
+        let mut repeats = Repeats::after(0, &[]);
         let read = |repeats: &mut Repeats, text: &str| {
             let noted = repeats.noted(&call(r#"{"path":"a"}"#), gave(text));
             noted.unwrap_or_else(|| text.to_owned())
@@ -210,7 +211,7 @@ mod tests {
         let mut messages = vec![Message::User { text: "go".into() }];
         messages.extend(turn("one"));
         messages.extend(turn("[unchanged since step 1; nothing new has come]\none"));
-        let mut repeats = Repeats::after(&messages);
+        let mut repeats = Repeats::after(0, &messages);
         let again = call(r#"{"path":"a"}"#);
         let noted = repeats.noted(&again, gave("one"));
         assert_eq!(noted.as_deref(), Some("[unchanged since step 1]\none"));
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_circle_is_counted_and_told_and_its_content_given() {
-        let mut repeats = Repeats::after(&[]);
+        let mut repeats = Repeats::after(0, &[]);
         // Two calls that alternate are a circle, too.
         for call in ["a", "b"] {
             assert_eq!(step(&mut repeats, call, command("fails")), "fails");
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn what_looks_like_a_circle_and_is_none() {
         // A poll whose output changes.
-        let mut repeats = Repeats::after(&[]);
+        let mut repeats = Repeats::after(0, &[]);
         for n in 0..20 {
             let text = format!("{n} of 20");
             assert_eq!(step(&mut repeats, "poll", command(&text)), text);

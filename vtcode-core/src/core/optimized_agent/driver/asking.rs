@@ -20,6 +20,7 @@ impl Run<'_> {
             self.tell_own_work();
         }
         self.sync_behind();
+        self.take_stored(false).await;
         let Some(body_bytes) = self.send().await else { return };
         self.turns += 1;
         let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
@@ -31,7 +32,11 @@ impl Run<'_> {
                 self.tell(EventKind::Warning { message: message.to_owned() });
             }
         }
+        if let Some(journal) = &mut self.journal {
+            journal.mark(self.conversation.messages());
+        }
         self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
+        self.store_behind();
     }
 
     /// Returns whether the model has asked only for what it knew, too often in a row, and nobody
