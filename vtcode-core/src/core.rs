@@ -4,6 +4,7 @@ pub mod cache;
 pub mod conversation;
 pub mod event;
 pub mod journal;
+pub mod memory_budget;
 pub mod memory_pool;
 pub mod optimized_agent;
 pub mod performance_profiler;

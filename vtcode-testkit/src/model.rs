@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,7 @@ impl ScriptedModel {
         let shared = Arc::new(Shared {
             respond,
             chunking: Mutex::default(),
+            bodies: AtomicUsize::new(usize::MAX),
             log: watch::Sender::new(Log::default()),
         });
         let (stop, stopped) = oneshot::channel();
@@ -114,6 +116,14 @@ impl ScriptedModel {
     #[must_use]
     pub fn chunking(self, chunking: Chunking) -> Self {
         *self.shared.chunking.lock().unwrap_or_else(PoisonError::into_inner) = chunking;
+        self
+    }
+
+    /// Keeps the bodies of so many requests, the newest, and of older ones all else: for sessions
+    /// that are too long for a test's memory.
+    #[must_use]
+    pub fn keeping_bodies(self, count: usize) -> Self {
+        self.shared.bodies.store(count, Ordering::Relaxed);
         self
     }
 
@@ -252,6 +262,8 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
 struct Shared {
     respond: Box<Responder>,
     chunking: Mutex<Chunking>,
+    /// Bodies that are kept.
+    bodies: AtomicUsize,
     log: watch::Sender<Log>,
 }
 
@@ -319,6 +331,10 @@ impl Shared {
             number = log.numbered;
             log.numbered += usize::from(body.is_ok());
             log.requests.push(request.clone());
+            let kept = self.bodies.load(Ordering::Relaxed);
+            if let Some(past) = log.requests.len().checked_sub(kept.saturating_add(1)) {
+                log.requests[past].body = Arc::default();
+            }
         });
         let response = match body {
             Ok(body) => match (self.respond)(&request, number) {

@@ -782,6 +782,18 @@ pub const KEYS: &[Key] = &[
         get: |s| s.optimization.agent_execution.use_optimized_loop.to_string(),
     },
     Key {
+        name: "optimization.agent_execution.max_memory_mb",
+        env: Some("VTCODE_MAX_MEMORY_MB"),
+        doc: "MiB that a session may keep in memory: from 80 % on, caches are shed; from 95 % on, calls and prompts are refused; beyond it, the prompt ends",
+        workspace: true,
+        kind: Kind::Number {
+            min: 32,
+            max: 1 << 20,
+            set: |s, v| s.limits.agent.max_memory_bytes = v << 20,
+        },
+        get: |s| (s.limits.agent.max_memory_bytes >> 20).to_string(),
+    },
+    Key {
         name: "optimization.profiling.enabled",
         env: Some("VTCODE_PROFILING_ENABLED"),
         doc: "end a run with the table of where its time went",

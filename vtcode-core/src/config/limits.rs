@@ -43,6 +43,9 @@ pub struct AgentLimits {
     /// Bytes of the newest messages that stay in memory; what is beyond twice that lies in a file
     /// of the session's folder, if it has one.
     pub history_window_bytes: usize,
+    /// Bytes that a session may keep in memory. From 80 of 100 on, caches are shed; from 95 on, new
+    /// work is refused.
+    pub max_memory_bytes: u64,
 }
 
 /// What tokens cost, in US dollars for a million of them.
@@ -205,6 +208,7 @@ impl Limits {
                 calls_started_mid_stream: usize::MAX,
                 measured: false,
                 history_window_bytes: 2 * 1024 * 1024,
+                max_memory_bytes: 1024 * 1024 * 1024,
             },
             tools: ToolLimits {
                 max_concurrent: 8,

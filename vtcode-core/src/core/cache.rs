@@ -117,6 +117,20 @@ impl<V: Clone> Cache<V> {
     }
 }
 
+impl<V: Clone> Cache<V> {
+    /// Returns the bytes of all that is kept.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept.as_ref().map_or(0, quick_cache::sync::Cache::weight)
+    }
+
+    /// Drops all that is kept. What is being made goes on.
+    pub fn clear(&self) {
+        if let Some(kept) = &self.kept {
+            kept.clear();
+        }
+    }
+}
+
 impl<V> Cache<V> {
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Option<V>>>> {
         // The map is whole after any panic: each use makes one change.
@@ -187,6 +201,9 @@ mod tests {
         assert!(cache.len() <= 10, "{}", cache.len());
         (0..100).for_each(|n| cache.insert(named(n), n, 400));
         assert!(cache.len() <= 2, "{}", cache.len());
+        assert!((400..=1000).contains(&cache.kept_bytes()), "{}", cache.kept_bytes());
+        cache.clear();
+        assert_eq!((cache.len(), cache.kept_bytes()), (0, 0));
         cache.insert(named(999), 999, 2000);
         assert_eq!(cache.get(&named(999)), None);
     }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::core::memory_pool::MemoryPool;
+
 /// From this share of the ceiling on, whatever can be made again is let go of: 80 of 100.
 const SHED_PERCENT: u64 = 80;
 /// From this share on, nothing new is begun: 95 of 100.
@@ -203,6 +205,16 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.set(0);
+    }
+}
+
+impl Sheds for MemoryPool {
+    fn kept_bytes(&self) -> u64 {
+        self.statistics().held_bytes as u64
+    }
+
+    fn shed(&self) {
+        MemoryPool::shed(*self);
     }
 }
 

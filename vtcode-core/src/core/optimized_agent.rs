@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::limits::AgentLimits;
 use crate::core::event::{Event, Prefix};
 use crate::core::journal::{Journal, JournalError};
+use crate::core::memory_budget::{Account, Charge, MemoryBudget, OutOfMemory};
+use crate::core::resources::resident_bytes;
 use crate::llm::message::{Message, Usage};
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient};
 use crate::tools::async_pipeline::AsyncToolPipeline;
@@ -45,7 +47,8 @@ pub struct OptimizedAgentEngine {
     cancel: CancellationToken,
     sinks: Vec<Sink>,
     confirm: Option<Confirm>,
-    prompts: Mutex<Option<mpsc::Sender<String>>>,
+    memory: MemoryBudget,
+    prompts: Mutex<Option<mpsc::Sender<(String, Charge)>>>,
     begin: Mutex<Option<Begin>>,
 }
 
@@ -59,7 +62,7 @@ pub type Confirm = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = bool> + Sen
 
 /// What a run takes over when it starts.
 struct Begin {
-    prompts: mpsc::Receiver<String>,
+    prompts: mpsc::Receiver<(String, Charge)>,
     journal: Option<Journal>,
     system: String,
     messages: Vec<Message>,
@@ -95,6 +98,9 @@ pub enum EngineError {
     /// The session's earlier messages cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The session may not keep any more; nothing was submitted.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
     /// `submit` came after `close_input`.
     #[error("the engine's input is closed")]
     InputClosed,
@@ -115,11 +121,13 @@ impl OptimizedAgentEngine {
             messages: Vec::new(),
             sent: None,
         };
+        let limits = crate::config::limits::Limits::full().agent;
         Self {
             session_id: session_id.into(),
             pipeline,
             client,
-            limits: crate::config::limits::Limits::full().agent,
+            memory: MemoryBudget::new(limits.max_memory_bytes, resident_bytes),
+            limits,
             cancel: CancellationToken::new(),
             sinks: Vec::new(),
             confirm: None,
@@ -131,8 +139,21 @@ impl OptimizedAgentEngine {
     /// Sets what the session may use.
     #[must_use]
     pub fn with_limits(mut self, limits: AgentLimits) -> Self {
+        self.memory = MemoryBudget::new(limits.max_memory_bytes, resident_bytes);
         self.limits = limits;
         self
+    }
+
+    /// Charges this budget instead of one of the session's own.
+    #[must_use]
+    pub fn with_memory(mut self, memory: MemoryBudget) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Returns the budget that everything is charged to which the session keeps.
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.memory
     }
 
     /// Sets the system prompt.
@@ -190,10 +211,13 @@ impl OptimizedAgentEngine {
         self.cancel.clone()
     }
 
-    /// Hands in a prompt; prompts are worked on one after the other. Waits while too many wait.
+    /// Hands in a prompt; prompts are worked on one after the other. Waits while too many wait, and
+    /// fails when there is no memory left to keep it in.
     pub async fn submit(&self, prompt: impl Into<String>) -> Result<(), EngineError> {
+        let prompt = prompt.into();
+        let charge = self.memory.charge(Account::Prompts, prompt.len() as u64)?;
         let sender = lock(&self.prompts).clone().ok_or(EngineError::InputClosed)?;
-        sender.send(prompt.into()).await.map_err(|_| EngineError::InputClosed)
+        sender.send((prompt, charge)).await.map_err(|_| EngineError::InputClosed)
     }
 
     /// Says that no further prompt will come.

@@ -45,6 +45,7 @@ use crate::config::endpoint::Endpoint;
 use crate::config::limits::{ClientLimits, RateLimits};
 use crate::core::cache::{Cache, Flight};
 use crate::core::conversation::{Conversation, RequestBody};
+use crate::core::memory_budget::Sheds;
 use crate::llm::message::{
     Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Part, Setup, Usage,
 };
@@ -119,6 +120,19 @@ pub enum StreamEvent {
         /// What, and what it means.
         what: String,
     },
+}
+
+/// The answers that are kept.
+impl Sheds for OptimizedLLMClient {
+    fn kept_bytes(&self) -> u64 {
+        self.inner().map_or(0, |inner| inner.answers.kept_bytes())
+    }
+
+    fn shed(&self) {
+        if let Ok(inner) = self.inner() {
+            inner.answers.clear();
+        }
+    }
 }
 
 impl OptimizedLLMClient {

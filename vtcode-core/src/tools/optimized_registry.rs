@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::env::Env;
 use crate::config::limits::{Limits, ToolLimits};
 use crate::config::safety::SandboxSettings;
+use crate::core::memory_budget::Sheds;
 use crate::safety::permissions::{Asked, Decision, Permissions, Question};
 use crate::safety::sandbox::{Sandbox, SandboxPlan};
 use crate::safety::workspace::{Workspace, WorkspaceError};
@@ -75,6 +76,17 @@ pub(in crate::tools) struct Plan {
     pub(in crate::tools) batch: Option<String>,
     /// Somebody has to answer before it runs.
     pub(in crate::tools) question: Option<(Arc<Permissions>, Box<Question>)>,
+}
+
+/// The results that are kept.
+impl Sheds for OptimizedToolRegistry {
+    fn kept_bytes(&self) -> u64 {
+        self.core.kept_bytes()
+    }
+
+    fn shed(&self) {
+        self.core.shed();
+    }
 }
 
 impl OptimizedToolRegistry {

@@ -10,6 +10,7 @@ mod history;
 mod journal;
 mod load;
 mod measuring;
+mod memory;
 mod optimization_integration_tests;
 mod rate;
 mod recovery;

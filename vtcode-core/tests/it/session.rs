@@ -15,6 +15,7 @@ use vtcode_core::core::event::{Event, EventKind, SessionHeader};
 use vtcode_core::core::journal::{
     self, Journal, JournalError, Replay, SessionEntry, SessionStatus, Sessions,
 };
+use vtcode_core::core::memory_budget::MemoryBudget;
 use vtcode_core::core::optimized_agent::{AgentOutcome, Confirm, OptimizedAgentEngine};
 use vtcode_core::llm::message::{Message, Part, Setup, tool_calls};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
@@ -79,6 +80,7 @@ pub(crate) struct Session {
     cancel_when: Option<Arc<CancelWhen>>,
     on_event: Option<OnEvent>,
     confirm: Option<Confirm>,
+    memory: Option<MemoryBudget>,
 }
 
 impl Session {
@@ -98,6 +100,7 @@ impl Session {
             cancel_when: None,
             on_event: None,
             confirm: None,
+            memory: None,
         }
     }
 
@@ -113,6 +116,12 @@ impl Session {
         when: impl Fn(&EventKind) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.cancel_when = Some(Arc::new(Box::new(when)));
+        self
+    }
+
+    /// Charges this budget.
+    pub(crate) fn memory(mut self, budget: MemoryBudget) -> Self {
+        self.memory = Some(budget);
         self
     }
 
@@ -188,6 +197,9 @@ impl Session {
                 .on_event(move |event| events.lock().unwrap().push(event.clone()));
         if let Some(confirm) = self.confirm.clone() {
             engine = engine.with_confirm(confirm);
+        }
+        if let Some(memory) = self.memory.clone() {
+            engine = engine.with_memory(memory);
         }
         if let Some(sink) = self.on_event.clone() {
             engine = engine.on_event(move |event| sink(event));

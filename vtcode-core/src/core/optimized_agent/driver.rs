@@ -18,6 +18,7 @@ use super::{AgentOutcome, Begin, EngineError, OptimizedAgentEngine, sum_changes}
 use crate::core::conversation::Conversation;
 use crate::core::event::EventKind;
 use crate::core::journal::Journal;
+use crate::core::memory_budget::Charge;
 use crate::llm::message::{Message, Part, Setup, ToolCall, Usage};
 use crate::llm::optimized_client::ResponseStream;
 use crate::llm::provider::Provider;
@@ -29,11 +30,15 @@ mod calls;
 mod history;
 mod journalling;
 mod measuring;
+mod memory;
+mod oversize;
 mod stream;
 
 use history::Storing;
 use journalling::{Out, before_effect};
 use measuring::Meter;
+use memory::Charges;
+use oversize::Oversize;
 use stream::next_event;
 
 /// A run of the engine: what it works with and what stands open.
@@ -41,7 +46,7 @@ pub(super) struct Run<'a> {
     engine: &'a OptimizedAgentEngine,
     provider: &'a dyn Provider,
     out: Arc<Out>,
-    prompts: mpsc::Receiver<String>,
+    prompts: mpsc::Receiver<(String, Charge)>,
     journal: Option<Journal>,
     before_effect: Option<BeforeEffect>,
     syncing: Option<JoinHandle<io::Result<()>>>,
@@ -63,6 +68,8 @@ pub(super) struct Run<'a> {
     usage: Usage,
     /// Words or calls of the answer came: the client does not ask for it again.
     began: bool,
+    charges: Charges,
+    oversize: Oversize,
     calls: JoinSet<(usize, ToolCall, ToolResult)>,
     /// Inputs that follow from an action at once.
     pending: VecDeque<Input>,
@@ -104,6 +111,8 @@ impl<'a> Run<'a> {
         }
         let steps = journal.as_ref().map_or(0, Journal::past_steps);
         let repeats = Repeats::after(steps, &messages);
+        let result_bytes = engine.pipeline.registry().limits().result_bytes;
+        let oversize = Oversize::new(journal.as_ref().map(Journal::spool_dir), result_bytes);
         let started = Instant::now();
         let stop_calls = CancellationToken::new();
         Ok(Self {
@@ -127,6 +136,8 @@ impl<'a> Run<'a> {
             unfinished: String::new(),
             usage: Usage::default(),
             began: false,
+            charges: Charges::new(&engine.memory, &engine.pipeline, &engine.client),
+            oversize,
             calls: JoinSet::new(),
             pending: VecDeque::new(),
             _stop_dropped: stop_calls.clone().drop_guard(),
@@ -171,7 +182,7 @@ impl<'a> Run<'a> {
                 }
                 prompt = self.prompts.recv(), if idle => {
                     return match prompt {
-                        Some(text) => {
+                        Some((text, _charge)) => {
                             self.budget.begin();
                             self.repeats.begin();
                             self.tell(EventKind::PromptStarted { text: text.clone() });
@@ -196,6 +207,10 @@ impl<'a> Run<'a> {
                     |work| &mut work.render,
                     || conversation.push(&provider.segment(&message)),
                 );
+                self.charge_history();
+                if matches!(message, Message::Tool { .. }) {
+                    self.charge_no_results();
+                }
             }
             Action::Ask { turn } => self.ask(turn).await,
             Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,

@@ -4,6 +4,7 @@
 use crate::config::limits::AgentLimits;
 use crate::core::event::ErrorClass;
 use crate::core::journal::is_silent;
+use crate::core::memory_budget::OutOfMemory;
 use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usage, words};
 
 /// Answers in a row without a word or a call that are asked for again before the prompt fails.
@@ -158,6 +159,8 @@ pub enum Limit {
     Cost(f64),
     /// `--max-wall`.
     Wall(std::time::Duration),
+    /// `optimization.agent_execution.max_memory_mb`.
+    Memory(OutOfMemory),
 }
 
 impl std::fmt::Display for Limit {
@@ -173,6 +176,7 @@ impl std::fmt::Display for Limit {
                 f,
                 "the limit of ${usd} was reached: the next request would pass it (--max-cost)"
             ),
+            Self::Memory(full) => write!(f, "the memory limit was reached: {full}"),
             Self::Wall(d) => write!(f, "the time limit of {d:?} was reached (--max-wall)"),
         }
     }

@@ -7,6 +7,7 @@ use super::metrics::Waiting;
 use super::{Core, Ending, Job};
 use crate::config::limits::ToolLimits;
 use crate::core::cache::{Cache, Flight, Key, key};
+use crate::core::memory_budget::Sheds;
 use crate::tools::tool::{ToolError, ToolOutput};
 use crate::tools::witness::Evidence;
 
@@ -23,6 +24,16 @@ pub(super) struct Results {
 impl Results {
     pub(super) fn new(limits: &ToolLimits) -> Self {
         Self { cache: Cache::new(limits.cache), share: limits.share_reads }
+    }
+}
+
+impl Sheds for Core {
+    fn kept_bytes(&self) -> u64 {
+        self.results.cache.kept_bytes()
+    }
+
+    fn shed(&self) {
+        self.results.cache.clear();
     }
 }
 

@@ -77,6 +77,9 @@ impl Run<'_> {
         let (provider, conversation) = (self.provider, &self.conversation);
         let body = self.meter.time(|work| &mut work.render, || provider.frame(conversation));
         let body_bytes = body.len();
+        if !self.room_for_answer() {
+            return None;
+        }
         if let Some(limit) = self.budget.passed_by(body_bytes, &self.engine.limits) {
             self.stop(Stop::Limit(limit));
             return None;

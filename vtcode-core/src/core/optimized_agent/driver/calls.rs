@@ -30,6 +30,10 @@ impl Run<'_> {
             self.pending.push_back(Input::CallDone(index, answer));
             return;
         }
+        let room = match self.room_for_call(&call) {
+            Ok(room) => room,
+            Err(why) => return self.not_run(index, &call, why, Some(ErrorClass::Environment)),
+        };
         let args = match arguments(&call.arguments) {
             Ok(args) => args,
             Err(problem) => {
@@ -60,8 +64,10 @@ impl Run<'_> {
         // Submitted here, in the order asked; only the result is waited for elsewhere.
         match pipeline.submit_request(request).await {
             Ok(id) => {
+                let oversize = self.oversize.clone();
                 self.calls.spawn(async move {
-                    let result = pipeline.wait_result(&id).await;
+                    let result = oversize.bounded(pipeline.wait_result(&id).await).await;
+                    drop(room);
                     (index, call, result)
                 });
             }
@@ -108,6 +114,7 @@ impl Run<'_> {
         let is_read = !is_error && is_repeatable(&self.engine.pipeline, &call.name);
         let noted = self.repeats.noted(call, Gave { text: &text, is_read, changed, ran });
         let text = noted.unwrap_or(text);
+        self.charge_result(text.len());
         self.tell(EventKind::ToolFinished {
             call_id: call.id.clone(),
             name: call.name.clone(),

@@ -42,7 +42,10 @@ impl Run<'_> {
             return;
         };
         match running.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
-            Ok(past) => self.conversation.stored(past),
+            Ok(past) => {
+                self.conversation.stored(past);
+                self.charge_history();
+            }
             Err(error) => self.cannot_store(&error),
         }
     }

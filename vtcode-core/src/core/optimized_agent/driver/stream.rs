@@ -46,16 +46,19 @@ impl Run<'_> {
         match delta {
             Delta::Text(text) => {
                 self.budget.says(text.len());
+                self.charge_answer(text.len());
                 self.unfinished.push_str(&text);
                 self.tell(EventKind::TextDelta { text });
             }
             Delta::Reasoning(text) => {
                 self.budget.says(text.len());
+                self.charge_answer(text.len());
                 self.tell(EventKind::ReasoningDelta { text });
             }
             Delta::Part(part) => {
                 if let Part::ToolCall(call) = &part {
                     self.budget.says(call.arguments.len());
+                    self.charge_answer(call.arguments.len());
                 }
                 if matches!(part, Part::Text { .. }) {
                     self.unfinished.clear();
