@@ -443,7 +443,17 @@ pub(crate) async fn work(
     }
     engine.submit(prompt).await?;
     engine.close_input();
+    // While the model thinks.
+    let (own, max_bytes) = (header.session_id.clone(), settings.limits.state_bytes);
+    let below = {
+        let sessions = sessions.clone();
+        tokio::task::spawn_blocking(move || sessions.keep_below(max_bytes, &own))
+    };
     let result = until_done(&engine).await;
+    match below.await? {
+        Ok(removed) => removed.iter().for_each(|removed| note(&removed.to_string())),
+        Err(error) => note(&format!("cannot keep the sessions below state.max_mb: {error}")),
+    }
     pipeline.shutdown().await;
     // What still runs in the background ends here.
     drop((engine, pipeline));

@@ -18,9 +18,11 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use agent::Agent;
 pub(crate) use agent::build_for_release;
-use machine::Machine;
+pub(crate) use machine::Machine;
+pub(crate) use stats::Samples;
+
+use agent::Agent;
 use report::Report;
 use run::Run;
 use script::Script;

@@ -1,5 +1,5 @@
 //! The project's own checks and benches: `cargo xtask tidy`, `cargo xtask config-docs`,
-//! `cargo xtask bench-agent`, `cargo xtask predict-cv`, `cargo xtask gate`.
+//! `cargo xtask bench-agent`, `cargo xtask bench-session`, `cargo xtask predict-cv`, `cargo xtask gate`.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench_agent;
+mod bench_session;
 mod config_docs;
 mod gate;
 mod predict_cv;
@@ -34,6 +35,8 @@ enum Command {
     /// The inside of the gate
     #[command(hide = true)]
     GateCount(gate::CountOptions),
+    /// Measure what a long session, and waiting, cost
+    BenchSession(bench_session::Options),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::PredictCv(options) => predict_cv::run(&options),
         Command::Gate(options) => gate::run(&options),
         Command::GateCount(options) => gate::count(&options),
+        Command::BenchSession(options) => bench_session::run(&options),
     }
 }
 

@@ -513,6 +513,14 @@ pub const KEYS: &[Key] = &[
         get: |s| (s.safety.undo_bytes >> 20).to_string(),
     },
     Key {
+        name: "state.max_mb",
+        env: Some("VTCODE_STATE_MAX_MB"),
+        doc: "MiB that all sessions together may take of the disk; the oldest long outputs go first, then what undo keeps, then whole sessions",
+        workspace: false,
+        kind: Kind::Number { min: 1, max: 1 << 30, set: |s, v| s.limits.state_bytes = v << 20 },
+        get: |s| (s.limits.state_bytes >> 20).to_string(),
+    },
+    Key {
         name: "client.attempts",
         env: Some("VTCODE_CLIENT_ATTEMPTS"),
         doc: "attempts of one model request, the first included",

@@ -18,6 +18,8 @@ pub struct Limits {
     pub pool: PoolLimits,
     /// The profiler's.
     pub profiling: ProfilingLimits,
+    /// Bytes that all sessions together may take of the disk.
+    pub state_bytes: u64,
 }
 
 /// What one session may use.
@@ -198,6 +200,7 @@ impl Limits {
     /// Returns the limits with everything on, as shipped.
     pub fn full() -> Self {
         Self {
+            state_bytes: 4 << 30,
             agent: AgentLimits {
                 max_turns: 100,
                 max_wall: None,

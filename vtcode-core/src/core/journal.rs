@@ -22,12 +22,14 @@ use crate::core::event::{Event, EventKind, SessionHeader};
 mod index;
 mod marks;
 mod past;
+mod quota;
 mod replay;
 mod usage;
 
 use marks::{Mark, Rendered, Totals};
 
 pub use index::{SessionEntry, SessionStatus};
+pub use quota::{Kept, Removed};
 pub use replay::Replay;
 pub(crate) use replay::is_silent;
 pub use usage::DiskUsage;

@@ -22,7 +22,7 @@ fn script() -> Vec<Reply> {
         call("write_file", json!({"path": format!("{n}.txt"), "content": text}))
             .and(call("read_file", json!({"path": before})))
     };
-    let prompt = |n: usize| [turn(2 * n), turn(2 * n + 1), say(&format!("Done with {n}."))];
+    let prompt = |n: usize| [turn(2 * n), turn(2 * n + 1), say(format!("Done with {n}."))];
     (0..PROMPTS.len()).flat_map(prompt).collect()
 }
 
@@ -38,8 +38,12 @@ fn beside(session: &Session, name: &str) -> PathBuf {
     session.journal_path().with_file_name(name)
 }
 
+/// The file with the oldest messages; its name says how they are rendered.
 fn past(session: &Session, wire: Wire) -> PathBuf {
-    beside(session, &format!("past.{wire}"))
+    let files = fs::read_dir(session.journal_path().parent().unwrap()).unwrap();
+    let begin = format!("past.{wire}-");
+    let named = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&begin);
+    files.map(|file| file.unwrap().path()).find(named).unwrap_or_else(|| beside(session, "none"))
 }
 
 fn bytes(path: &Path) -> u64 {
@@ -80,8 +84,10 @@ async fn a_session_writes_no_more_than_twice_what_it_says() {
     assert!(own + stored < 2 * said + 300 * records, "{own} + {stored}, {said} said");
 }
 
+type Damage = fn(&Session, Wire);
+
 /// What may happen to the files beside a journal.
-fn damages() -> Vec<(&'static str, fn(&Session, Wire))> {
+fn damages() -> Vec<(&'static str, Damage)> {
     vec![
         ("nothing", |_, _| {}),
         ("no index", |s, _| fs::remove_file(beside(s, "journal.index")).unwrap()),
@@ -138,15 +144,16 @@ async fn an_index_of_records_that_are_gone_is_not_believed() {
     session.run(&PROMPTS[..1]).await;
     let journal = fs::read(session.journal_path()).unwrap();
     session.run(&PROMPTS[1..3]).await;
-    let files = ["journal.index", "past.openai"].map(|name| beside(&session, name));
-    let kept = files.clone().map(|path| fs::read(path).unwrap());
+    let files = [beside(&session, "journal.index"), past(&session, Wire::OpenAiChat)];
+    let kept = files.each_ref().map(|path| fs::read(path).unwrap());
 
     // The machine forgot what was not yet on its disk: the journal is shorter than its index says.
     let other = Session::new(Wire::OpenAiChat, small(), script()).await;
     other.run(&PROMPTS[..1]).await;
     fs::write(other.journal_path(), &journal).unwrap();
-    for (path, content) in ["journal.index", "past.openai"].iter().zip(&kept) {
-        fs::write(beside(&other, path), content).unwrap();
+    for (path, content) in files.iter().zip(&kept) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        fs::write(beside(&other, name), content).unwrap();
     }
     other.run(&PROMPTS[1..2]).await;
     let texts = |session: &Session| session.transcript();

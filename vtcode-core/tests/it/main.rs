@@ -7,6 +7,7 @@ mod engine;
 mod escapes;
 mod fault_matrix;
 mod history;
+mod idle;
 mod journal;
 mod load;
 mod measuring;

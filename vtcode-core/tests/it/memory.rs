@@ -121,7 +121,8 @@ async fn an_answer_that_does_not_end_is_ended() {
 
 #[tokio::test]
 async fn a_result_of_any_tool_is_bounded_and_kept_whole_in_a_file() {
-    let text: Arc<str> = (0..200_000).map(|n| format!("{n}é\n")).collect::<String>().into();
+    let lines: Vec<_> = (0..200_000).map(|n| format!("{n}é\n")).collect();
+    let text: Arc<str> = lines.concat().into();
     let whole = Arc::clone(&text);
     let tool = Probe::new("long", move |_: CallContext| {
         let text = whole.to_string();
@@ -202,12 +203,7 @@ async fn soak(url: &str, turns: usize) {
     limits.agent.history_window_bytes = 32 * 1024;
     limits.agent.max_memory_bytes = 256 << 20;
     limits.tools.result_bytes = 256;
-    let endpoint = Endpoint {
-        wire: Wire::OpenAiChat,
-        base_url: url.to_owned(),
-        model: "scripted".to_owned(),
-        key: None,
-    };
+    let endpoint = Endpoint::new(Wire::OpenAiChat, url, "scripted");
     let header = SessionHeader {
         format: journal::FORMAT,
         session_id: "soak".to_owned(),
@@ -237,7 +233,7 @@ async fn soak(url: &str, turns: usize) {
             assert!(text.contains("bytes left out; all of it: "), "{text}");
             let mut calls = calls.lock().unwrap();
             *calls += 1;
-            if *calls % READING == 0 {
+            if calls.is_multiple_of(READING) {
                 let files = std::fs::read_dir("/proc/self/fd").unwrap().count();
                 println!("reading {} {files}", kib("VmRSS:"));
                 // The disk need not hold 10 GB for this.

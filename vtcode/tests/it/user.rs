@@ -231,8 +231,13 @@ impl Running {
         self.stdout = None;
     }
 
+    /// Returns its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it was not waited for yet")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("it was not waited for yet");
+        let pid = self.id();
         let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
     }

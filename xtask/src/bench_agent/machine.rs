@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const QUIET_LOAD: f64 = 0.5;
 
 #[derive(Debug, Clone)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     cpu: String,
     cores: usize,
     kernel: String,
@@ -20,7 +20,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Looks at the machine as it is now.
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         Self {
             cpu: model_name(&read("/proc/cpuinfo"))
@@ -37,7 +37,7 @@ impl Machine {
     }
 
     /// Returns the lines above the table.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { cpu, cores, kernel, date, load } = self;
         let load_text = load.map_or_else(|| "unknown".to_owned(), |load| format!("{load:.2}"));
         let mut text = format!("{cpu} · {cores} cores · {kernel} · {date} · load {load_text}\n");

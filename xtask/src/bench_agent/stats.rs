@@ -2,13 +2,13 @@
 
 /// Numbers of one kind, at least one.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Samples {
+pub(crate) struct Samples {
     sorted: Vec<f64>,
 }
 
 impl Samples {
     /// Returns `None` when there are no samples.
-    pub(super) fn new(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn new(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<_> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         (!sorted.is_empty()).then_some(Self { sorted })
@@ -16,7 +16,7 @@ impl Samples {
 
     /// Returns the value below which this share of the samples lies, between two samples where it
     /// has to.
-    pub(super) fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         let last = self.sorted.len() - 1;
         let at = share.clamp(0.0, 1.0) * last as f64;
         #[expect(clippy::cast_sign_loss, reason = "neither factor is negative")]
@@ -25,11 +25,11 @@ impl Samples {
         low + (high - low) * at.fract()
     }
 
-    pub(super) fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sorted.len()
     }
 }

@@ -539,13 +539,10 @@ fn long(turns: u32) -> impl Iterator<Item = EventKind> {
         let prompt =
             turn.is_multiple_of(10).then(|| EventKind::PromptStarted { text: "go".into() });
         let asked = EventKind::RequestSent { turn: 1, body_bytes: 9, prefix: None };
-        let EventKind::ToolFinished { call_id, name, is_error, detail, waited, ran, .. } =
-            ends(&id, Detail::Plain)
-        else {
-            unreachable!()
-        };
-        let text = format!("{turn} ").repeat(2000).chars().take(2000).collect();
-        let result = EventKind::ToolFinished { call_id, name, text, is_error, detail, waited, ran };
+        let mut result = ends(&id, Detail::Plain);
+        if let EventKind::ToolFinished { text, .. } = &mut result {
+            *text = format!("{turn} ").repeat(2000).chars().take(2000).collect();
+        }
         let ended = EventKind::ResponseEnded { finish: FinishReason::ToolCalls, usage: used(1) };
         prompt.into_iter().chain([asked, asks(&id), ended, starts(&id), result])
     })
@@ -628,4 +625,70 @@ fn places_are_remembered_up_to_a_number() {
     }
     assert!(journal.marks.len() <= 512);
     assert_eq!(journal.marks.last().unwrap().messages, 99_999);
+}
+
+/// Makes a session with outputs and pre-images of so many bytes, last used at a time.
+fn sized(state: &State, id: &str, updated_at_ms: u64, outputs: usize, preimages: usize) {
+    let journal = state.sessions.create(header(id)).unwrap();
+    state.sessions.note(&entry(id, updated_at_ms)).unwrap();
+    std::fs::write(journal.spool_dir().join("1.txt"), vec![b'x'; outputs]).unwrap();
+    let contents = journal.dir().join("undo/contents");
+    std::fs::create_dir_all(&contents).unwrap();
+    std::fs::write(contents.join("a"), vec![b'x'; preimages]).unwrap();
+    std::fs::write(journal.dir().join("past.openai"), "x").unwrap();
+    std::fs::write(journal.dir().join("journal.index"), "x").unwrap();
+}
+
+fn removed(state: &State, max_bytes: u64, running: &str) -> Vec<(String, Kept)> {
+    let removed = state.sessions.keep_below(max_bytes, running).unwrap();
+    assert!(removed.iter().all(|removed| removed.bytes > 0 && !removed.to_string().is_empty()));
+    removed.into_iter().map(|removed| (removed.session, removed.what)).collect()
+}
+
+#[test]
+fn what_is_oldest_goes_outputs_first_and_journals_last() {
+    let state = State::new();
+    // The ids say nothing of the age.
+    for (id, at) in [("new", 3), ("old", 1), ("mid", 2)] {
+        sized(&state, id, at, 10_000, 10_000);
+    }
+    let gone = |list: &[(&str, Kept)]| -> Vec<_> {
+        list.iter().map(|(id, what)| ((*id).to_owned(), *what)).collect()
+    };
+    assert_eq!(removed(&state, 100_000, "new"), []);
+    assert_eq!(removed(&state, 60_000, "new"), gone(&[("old", Kept::Outputs)]));
+    assert!(state.folder().join("old/spool").is_dir());
+    assert!(!state.folder().join("old/past.openai").exists());
+    assert!(state.folder().join("mid/past.openai").exists());
+    assert_eq!(state.replay("old").messages, [], "it can be gone on with");
+    let expected = gone(&[("mid", Kept::Outputs), ("old", Kept::Preimages)]);
+    assert_eq!(removed(&state, 35_000, "new"), expected);
+    // Without the one that runs, journals are all that is left.
+    let expected =
+        gone(&[("mid", Kept::Preimages), ("old", Kept::Session), ("mid", Kept::Session)]);
+    assert_eq!(removed(&state, 1000, "new"), expected);
+    let ids: Vec<_> = state.sessions.list().unwrap().into_iter().map(|entry| entry.id).collect();
+    assert_eq!(ids, ["new"]);
+    assert!(state.folder().join("new/spool/1.txt").exists());
+    assert!(state.folder().join("new/undo/contents/a").exists());
+}
+
+#[test]
+fn a_session_in_use_or_about_to_begin_is_left_alone() {
+    let state = State::new();
+    sized(&state, "used", 1, 10_000, 10_000);
+    sized(&state, "idle", 2, 10_000, 10_000);
+    state.sessions.reserve("begins").unwrap();
+    let (journal, _) = state.sessions.resume("used").unwrap();
+    let gone = removed(&state, 10, "mine");
+    assert!(gone.iter().all(|(id, _)| id == "idle"), "{gone:?}");
+    assert_eq!(gone.len(), 3);
+    assert!(state.folder().join("begins").exists());
+    // Another process makes room already.
+    let lock = File::open(state.folder().join("quota.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    drop(journal);
+    assert_eq!(removed(&state, 10, "mine"), []);
+    drop(lock);
+    assert_eq!(removed(&state, 10, "mine").len(), 3);
 }

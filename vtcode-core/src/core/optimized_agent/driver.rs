@@ -34,7 +34,7 @@ mod memory;
 mod oversize;
 mod stream;
 
-use history::Storing;
+use history::{Storing, rendering};
 use journalling::{Out, before_effect};
 use measuring::Meter;
 use memory::Charges;
@@ -51,7 +51,7 @@ pub(super) struct Run<'a> {
     before_effect: Option<BeforeEffect>,
     syncing: Option<JoinHandle<io::Result<()>>>,
     storing: Storing,
-    /// The wire's name, which the rendered messages in a file have, too.
+    /// Names how messages are rendered, as the file with the oldest of them does.
     wire: String,
     tool_names: Vec<String>,
     conversation: Conversation,
@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
             answer_schema: None,
         };
         let provider = engine.client.provider()?;
-        let wire = endpoint.wire.to_string();
+        let wire = rendering(endpoint);
         let render = |message: &Message| provider.segment(message);
         let past = journal.as_mut().map(|journal| journal.past(&wire, render)).transpose()?;
         let mut conversation = Conversation::after(provider.head(&setup), past.flatten());

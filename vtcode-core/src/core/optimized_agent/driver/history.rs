@@ -7,6 +7,8 @@ use std::io;
 use tokio::task::JoinHandle;
 
 use super::Run;
+use crate::config::dialect::Dialect;
+use crate::config::endpoint::Endpoint;
 use crate::core::conversation::Past;
 use crate::core::event::EventKind;
 
@@ -16,6 +18,14 @@ pub(super) struct Storing {
     running: Option<JoinHandle<io::Result<Past>>>,
     /// The disk refused once: nothing more is tried, and the memory's ceiling holds.
     refused: bool,
+}
+
+/// Returns a name for how an endpoint's messages are rendered: the wire, and what its server does
+/// otherwise.
+pub(super) fn rendering(endpoint: &Endpoint) -> String {
+    let Dialect { quirks, facts, .. } = &endpoint.dialect;
+    let otherwise = blake3::hash(format!("{quirks:?} {facts:?}").as_bytes());
+    format!("{}-{}", endpoint.wire, &otherwise.to_hex()[..8])
 }
 
 impl Run<'_> {

@@ -46,8 +46,9 @@ impl Oversize {
             None => "the rest is not kept".to_owned(),
         };
         let half = self.result_bytes / 2;
-        let start = &text[..text.floor_char_boundary(half)];
-        let end = &text[text.ceil_char_boundary(text.len() - half)..];
+        let is_boundary = |at: &usize| text.is_char_boundary(*at);
+        let start = &text[..(0..=half).rev().find(is_boundary).unwrap_or(0)];
+        let end = &text[(text.len() - half..=text.len()).find(is_boundary).unwrap_or(text.len())..];
         let left_out = text.len() - start.len() - end.len();
         format!("{start}\n[… {left_out} bytes left out; {kept}]\n{end}")
     }
