@@ -27,6 +27,7 @@ pub(crate) enum Command {
     Resume(Resume),
     Sessions(Sessions),
     Undo(Undo),
+    Context(Context),
     Doctor(Doctor),
     #[cfg(feature = "demo")]
     Demo(Demo),
@@ -39,7 +40,7 @@ pub(crate) enum Command {
 /// Work on one task without a terminal: the answer on stdout, progress on stderr
 #[derive(Debug, Parser)]
 pub(crate) struct Exec {
-    /// The task; `-` reads it from stdin
+    /// The task; `-` reads it from stdin, `@path`, `@path:10-40` and `@"a path"` in it attach files
     pub(crate) prompt: Option<String>,
     /// The folder to work in
     #[arg(short = 'C', long = "cd", value_name = "DIR")]
@@ -157,6 +158,16 @@ pub(crate) struct Sessions {
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Option<SessionsCommand>,
+}
+
+/// Show what fills the model's window in a session, and what would leave it next
+#[derive(Debug, Parser)]
+pub(crate) struct Context {
+    /// The session's id, or the beginning of it; the newest one of this folder unless given
+    pub(crate) session: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Take back what a turn of a session changed: the newest one, so that again means one more

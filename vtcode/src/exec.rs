@@ -13,7 +13,7 @@ use vtcode_core::config::layers::Settings;
 use vtcode_core::config::limits::Price;
 use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
-use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine};
+use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine, prompt};
 use vtcode_core::core::performance_profiler::Profile;
 use vtcode_core::llm::discover;
 use vtcode_core::llm::message::Message;
@@ -38,6 +38,7 @@ pub(crate) struct Session {
     pub(crate) settings: Settings,
     pub(crate) sessions: Sessions,
     pub(crate) journal: Journal,
+    pub(crate) workspace: Arc<Workspace>,
     pub(crate) registry: Arc<OptimizedToolRegistry>,
     pub(crate) preimages: Arc<Preimages>,
     pub(crate) messages: Vec<Message>,
@@ -75,7 +76,8 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let endpoint = discover::endpoint(&settings, &env).await?;
             setup::settle(&mut settings, &endpoint)?;
             let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
-            drive(session, prompt, args.common, &env).await
+            let prompt = with_files(&prompt, &session.workspace);
+            Box::pin(drive(session, prompt, args.common, &env)).await
         }),
     )
     .await
@@ -101,7 +103,8 @@ pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
             let prompt = read_prompt(prompt.as_deref())?;
             check_output(&args.common)?;
             let session = go_on(&sessions, &id, &args.common, &env).await?;
-            drive(session, prompt, args.common, &env).await
+            let prompt = with_files(&prompt, &session.workspace);
+            Box::pin(drive(session, prompt, args.common, &env)).await
         }),
     )
     .await
@@ -165,6 +168,15 @@ fn read_prompt(argument: Option<&str>) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Follows each `@file` of a prompt; what looks like a file and is none is told.
+fn with_files(prompt: &str, workspace: &Workspace) -> String {
+    let expanded = prompt::expand(prompt, workspace);
+    for missed in &expanded.missed {
+        note(&format!("{missed}; the words go out as they are"));
+    }
+    expanded.text
+}
+
 /// Begins a session in a folder.
 pub(crate) fn begin(
     cwd: PathBuf,
@@ -207,6 +219,7 @@ pub(crate) fn begin(
         settings,
         sessions,
         journal,
+        workspace,
         registry,
         preimages,
         messages,
@@ -290,6 +303,7 @@ async fn go_on(
         settings,
         sessions,
         journal,
+        workspace,
         registry,
         preimages,
         messages,
@@ -299,7 +313,7 @@ async fn go_on(
 }
 
 /// Returns the newest session of this folder, or of all when it has none.
-fn last_session(sessions: &Sessions) -> anyhow::Result<String> {
+pub(crate) fn last_session(sessions: &Sessions) -> anyhow::Result<String> {
     let entries = sessions.list()?;
     if let Some(entry) = of_this_folder(&entries) {
         return Ok(entry.id.clone());
@@ -393,6 +407,7 @@ pub(crate) async fn work(
         settings,
         sessions,
         journal,
+        workspace: _,
         registry,
         preimages,
         messages,

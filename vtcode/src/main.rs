@@ -8,6 +8,7 @@ use clap::Parser as _;
 
 mod approval;
 mod args;
+mod context;
 #[cfg(feature = "demo")]
 mod demo;
 mod doctor;
@@ -69,6 +70,7 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Resume(resume)) => exec::resume(resume).await,
         Some(Command::Sessions(sessions)) => sessions::run(&sessions),
         Some(Command::Undo(undo)) => undo::run(&undo),
+        Some(Command::Context(args)) => context::run(&args),
         Some(Command::Doctor(doctor)) => doctor::run(&doctor).await,
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),

@@ -81,6 +81,17 @@ impl Terminal {
             EventKind::ToolFinished { call_id, text, is_error, detail, ran, .. } => {
                 self.finished(call_id, text, *is_error, detail, *ran);
             }
+            EventKind::Compacting { input_tokens } => {
+                let line = format!("… the window is full ({input_tokens} tokens): summing up");
+                self.line(Style::Dim, &line);
+            }
+            EventKind::Compacted { put_aside, summed_up, before, after, .. } => {
+                let what = match (put_aside, summed_up) {
+                    (n, 0) => format!("{n} older results were put aside"),
+                    (_, n) => format!("{n} older messages were summed up"),
+                };
+                self.line(Style::Dim, &format!("… {what}: {before} → {after} tokens"));
+            }
             EventKind::Warning { message } => self.line(Style::Red, &format!("! {message}")),
             // The answer that was held was not the last one, or is all that there is.
             EventKind::RequestSent { .. } | EventKind::PromptFailed { .. } => self.release(),

@@ -393,6 +393,45 @@ pub const KEYS: &[Key] = &[
         get: |s| s.limits.client.max_output_tokens.to_string(),
     },
     Key {
+        name: "context.window_tokens",
+        env: Some("VTCODE_CONTEXT_WINDOW_TOKENS"),
+        doc: "the tokens that the model's window holds, where the table of models does not know it or a server was started with fewer",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1024,
+            max: 100_000_000,
+            set: |s, v| s.limits.agent.context.window_tokens = Some(v),
+        },
+        get: |s| {
+            let window = s.limits.agent.context.window_tokens;
+            window.map_or_else(|| "the model's".to_owned(), |n| n.to_string())
+        },
+    },
+    Key {
+        name: "context.compact_at_percent",
+        env: Some("VTCODE_CONTEXT_COMPACT_AT_PERCENT"),
+        doc: "percent of the window that a request may fill before older messages leave it; 0: only once the provider says that a request is too long",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 95,
+            set: |s, v| s.limits.agent.context.compact_at_percent = v as u8,
+        },
+        get: |s| s.limits.agent.context.compact_at_percent.to_string(),
+    },
+    Key {
+        name: "context.compact_to_percent",
+        env: Some("VTCODE_CONTEXT_COMPACT_TO_PERCENT"),
+        doc: "percent of the window that is filled once older messages have left it",
+        workspace: true,
+        kind: Kind::Number {
+            min: 5,
+            max: 90,
+            set: |s, v| s.limits.agent.context.compact_to_percent = v as u8,
+        },
+        get: |s| s.limits.agent.context.compact_to_percent.to_string(),
+    },
+    Key {
         name: "price.input",
         env: Some("VTCODE_PRICE_INPUT"),
         doc: "input tokens, in US dollars for a million; where it is set, it replaces the list price",

@@ -48,6 +48,38 @@ pub struct AgentLimits {
     /// Bytes that a session may keep in memory. From 80 of 100 on, caches are shed; from 95 on, new
     /// work is refused.
     pub max_memory_bytes: u64,
+    /// What of the model's window may be filled.
+    pub context: ContextLimits,
+}
+
+/// What of the model's window may be filled before older messages leave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextLimits {
+    /// The tokens that the window holds, if known.
+    pub window_tokens: Option<u64>,
+    /// The tokens of it that the answer needs.
+    pub answer_tokens: u64,
+    /// Percent of the window that a request may fill. 0: as much as the model takes.
+    pub compact_at_percent: u8,
+    /// Percent of the window that is filled once older messages have left it.
+    pub compact_to_percent: u8,
+}
+
+impl ContextLimits {
+    /// Returns the input tokens that a request may have; none when there is no such bound.
+    pub fn most_tokens(&self) -> Option<u64> {
+        let window = self.window_tokens.filter(|_| self.compact_at_percent > 0)?;
+        let most = window / 100 * u64::from(self.compact_at_percent);
+        // However long an answer may be, half of the window is the question's.
+        Some(most.min(window.saturating_sub(self.answer_tokens).max(window / 2)))
+    }
+
+    /// Returns the input tokens that compaction leaves, if there is a bound.
+    pub fn target_tokens(&self) -> Option<u64> {
+        let most = self.most_tokens()?;
+        let target = self.window_tokens? / 100 * u64::from(self.compact_to_percent);
+        Some(target.min(most / 4 * 3))
+    }
 }
 
 /// What tokens cost, in US dollars for a million of them.
@@ -212,6 +244,12 @@ impl Limits {
                 measured: false,
                 history_window_bytes: 2 * 1024 * 1024,
                 max_memory_bytes: 1024 * 1024 * 1024,
+                context: ContextLimits {
+                    window_tokens: None,
+                    answer_tokens: 16_384,
+                    compact_at_percent: 80,
+                    compact_to_percent: 40,
+                },
             },
             tools: ToolLimits {
                 max_concurrent: 8,

@@ -64,6 +64,21 @@ impl Conversation {
         Self { head, head_hash, past, segments, needs_comma, chain, window_bytes: 0 }
     }
 
+    /// Returns a conversation with the same head and no messages: another view of a session begins.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        let needs_comma = !self.head.at_hand().is_some_and(|head| head.ends_with(b"["));
+        Self {
+            head: self.head.clone(),
+            head_hash: self.head_hash,
+            past: None,
+            segments: Vec::new(),
+            needs_comma,
+            chain: vec![blake3::hash(&[])],
+            window_bytes: 0,
+        }
+    }
+
     /// Appends a rendered message. There is no other change, so every prefix stays as it was sent.
     /// This is the one time that its bytes are hashed and copied.
     pub fn push(&mut self, message: &[u8]) {

@@ -66,8 +66,21 @@ pub enum PrefixChange {
     Model,
     /// The system prompt or the tools are others.
     Setup,
+    /// Older messages left the model's window.
+    Compaction,
     /// Nobody knows: a fault of ours.
     Unexplained,
+}
+
+/// Why older messages leave the model's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum CompactionCause {
+    /// The next request would fill more of the window than it may.
+    Window,
+    /// The provider said that a request is too long.
+    TooLong,
 }
 
 /// Tokens that a provider should have had in its cache and read anew.
@@ -162,13 +175,31 @@ pub enum EventKind {
     },
     /// A model request goes out.
     RequestSent {
-        /// Counts the requests of this prompt, from 1.
+        /// Counts the requests of this prompt, from 1. 0: it asks for a summary.
         turn: u32,
         /// The size of its body.
         body_bytes: usize,
         /// What it begins with; older journals do not tell.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         prefix: Option<Prefix>,
+    },
+    /// The model is asked to sum up what came before, because the next request would not fit.
+    Compacting {
+        /// What that request would have.
+        input_tokens: u64,
+    },
+    /// Older messages left the model's window; [`EventKind::ViewChanged`] follows.
+    Compacted {
+        /// Why.
+        cause: CompactionCause,
+        /// Results in whose place a pointer stands now.
+        put_aside: usize,
+        /// Messages that were summed up in one.
+        summed_up: usize,
+        /// The input tokens that the next request would have had, as far as it can be told.
+        before: u64,
+        /// The input tokens that it has.
+        after: u64,
     },
     /// From here on, requests hold these messages and what follows, in place of all before. Told
     /// between two requests. What was before stays in the journal.
@@ -378,6 +409,7 @@ impl EventKind {
             Self::TextDelta { .. }
                 | Self::ReasoningDelta { .. }
                 | Self::ToolProgress { .. }
+                | Self::Compacting { .. }
                 | Self::ToolCounts { .. }
         )
     }

@@ -18,6 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use crate::core::event::{Event, EventKind, SessionHeader};
+use crate::llm::message::{Message, Usage};
 
 mod index;
 mod marks;
@@ -149,6 +150,19 @@ impl Sessions {
         Ok((journal, replay))
     }
 
+    /// Returns what the next request of a session would hold, also of one that is being worked on:
+    /// nothing is locked and nothing is written.
+    pub fn look(&self, id: &str) -> Result<View, JournalError> {
+        let id = self.find(id)?;
+        let dir = self.dir.join(&id);
+        let path = dir.join("journal.jsonl");
+        let file = File::open(&path).map_err(|cause| JournalError::Unwritable { path, cause })?;
+        let mut journal = Journal::of(file, dir);
+        let mut replay = journal.read(self.window_bytes)?;
+        let header = replay.header.take().ok_or_else(|| journal.headless())?;
+        Ok(View { header, messages: journal.view()?, last: replay.totals.answered })
+    }
+
     /// Returns the id that `id` is, or is the beginning of.
     pub fn find(&self, id: &str) -> Result<String, JournalError> {
         let entries = self.list()?;
@@ -207,6 +221,17 @@ impl Sessions {
     fn index_path(&self) -> PathBuf {
         self.dir.join("index.jsonl")
     }
+}
+
+/// What the next request of a session would hold.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The session's header, with the provider and model of its last run.
+    pub header: SessionHeader,
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The bytes of the last request that was answered, and what it used.
+    pub last: Option<(usize, Usage)>,
 }
 
 /// One session's journal, open for writing and locked against other processes.
@@ -307,6 +332,16 @@ impl Journal {
     /// Reads what a run must know to go on: the header, and from the last place of the index on.
     /// Cuts off a torn last line.
     fn replay(&mut self, window_bytes: u64) -> Result<Replay, JournalError> {
+        let replay = self.read(window_bytes)?;
+        if replay.torn {
+            // The process died while it wrote this line; nothing after it can exist.
+            self.file.set_len(self.bytes).map_err(|cause| self.failed(cause))?;
+        }
+        Ok(replay)
+    }
+
+    /// Does the same, and writes nothing.
+    fn read(&mut self, window_bytes: u64) -> Result<Replay, JournalError> {
         let (indexed, mut read) = marks::last(&self.index_path(), &self.file);
         let (mut replay, rendered, from, skipped) = match indexed {
             None => (Replay::default(), None, 0, 0),
@@ -334,10 +369,6 @@ impl Journal {
         replay.torn = lines.torn;
         replay.read_bytes = read + lines.at - from;
         let (bytes, number) = (lines.at, lines.number);
-        if replay.torn {
-            // The process died while it wrote this line; nothing after it can exist.
-            self.file.set_len(bytes).map_err(|cause| self.failed(cause))?;
-        }
         replay.end();
         if replay.header.is_none() {
             return Err(self.headless());
@@ -347,6 +378,17 @@ impl Journal {
         self.past_steps = replay.past.as_ref().map_or(0, |past| past.totals.steps);
         self.unread = replay.past.clone().map(|past| (past, rendered));
         Ok(replay)
+    }
+
+    /// Returns every message that the next request would hold. Read between two requests.
+    pub(crate) fn view(&self) -> Result<Vec<Message>, JournalError> {
+        let mut replay = Replay::default();
+        let mut lines = Lines::from(self, self.totals.view_at, 0);
+        while let Some(event) = lines.next()? {
+            replay.take(event);
+        }
+        replay.end();
+        Ok(replay.messages)
     }
 
     fn headless(&self) -> JournalError {

@@ -21,6 +21,8 @@ use crate::tools::tool::FileChange;
 
 mod budget;
 mod changes;
+mod compact;
+pub mod contents;
 mod driver;
 mod phase;
 pub mod predict;

@@ -24,20 +24,27 @@ pub fn of(wire: Wire, model: &str, settings: &Settings) -> ModelFacts {
     facts
 }
 
-/// Fills in what the settings leave to the model that was chosen: its price, and how long an answer
-/// is asked for.
+/// Fills in what the settings leave to the model that was chosen: its price, its window, and how
+/// long an answer is asked for.
 pub fn settle(settings: &mut Settings, endpoint: &Endpoint) {
-    let facts = endpoint.dialect.facts;
+    fill_in(settings, endpoint.wire, endpoint.dialect.facts);
+}
+
+/// Does the same for a model without an endpoint.
+pub fn fill_in(settings: &mut Settings, wire: Wire, facts: ModelFacts) {
     settings.limits.agent.price = settings.price.over(facts.price);
     let client = &mut settings.limits.client;
     if !client.max_output_chosen {
-        client.max_output_tokens = match (facts.max_output, endpoint.wire) {
+        client.max_output_tokens = match (facts.max_output, wire) {
             (Some(most), _) => most.min(MAX_OUTPUT_ASKED),
             // Servers of models that nobody knows refuse more than they can.
             (None, Wire::OpenAiChat) => client.max_output_tokens.min(8192),
             (None, _) => client.max_output_tokens,
         };
     }
+    let context = &mut settings.limits.agent.context;
+    context.window_tokens = context.window_tokens.or(facts.context_window);
+    context.answer_tokens = u64::from(client.max_output_tokens);
 }
 
 /// Returns what the table says of a model. A model that is reached over another wire than its

@@ -2,7 +2,7 @@
 
 mod blocking;
 mod change;
-mod lines;
+pub(crate) mod lines;
 mod nearest;
 #[cfg(test)]
 mod testing;

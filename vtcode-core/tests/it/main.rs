@@ -2,6 +2,7 @@
 
 mod background;
 mod bad_input;
+mod compaction;
 mod configuration;
 mod engine;
 mod escapes;

@@ -3,6 +3,7 @@
 
 mod answers;
 mod configuration;
+mod context;
 mod demo;
 mod doctor;
 mod failures;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::conversation::short;
 use crate::core::event::{EventKind, Prefix};
-use crate::llm::message::{Outcome, Part, Usage};
+use crate::llm::message::{Message, Outcome, Part, Usage};
 
 /// What is read of the index: its last lines.
 const INDEX_TAIL_BYTES: u64 = 16 * 1024;
@@ -25,9 +25,15 @@ const CONTEXT_BYTES: u64 = 4096;
 pub(super) struct Totals {
     pub(super) usage: Usage,
     pub(super) turns: u32,
-    /// Answers of the model.
+    /// Answers of the model, from the view's beginning.
     pub(super) steps: u32,
     pub(super) sent: Option<Prefix>,
+    /// The bytes of the last request.
+    #[serde(default)]
+    pub(super) asked_bytes: usize,
+    /// The bytes of the last request that was answered, and what it used.
+    #[serde(default)]
+    pub(super) answered: Option<(usize, Usage)>,
     /// Provider, address and model of the last run, where they are not the header's.
     pub(super) moved: Option<(String, String, String)>,
     /// Where the record stands from which the conversation is read; 0: at the beginning.
@@ -56,19 +62,28 @@ impl Totals {
             EventKind::Part { part: Part::ToolCall(_) } => self.calls = true,
             EventKind::Part { part: Part::Text { text } } => self.words |= !text.trim().is_empty(),
             EventKind::Retry { .. } if !self.calls => self.words = false,
-            EventKind::RequestSent { prefix, .. } => {
+            EventKind::RequestSent { prefix, body_bytes, .. } => {
                 self.close();
+                self.asked_bytes = *body_bytes;
                 self.turns += 1;
                 self.sent.clone_from(prefix);
             }
-            EventKind::ResponseEnded { usage, .. } => self.usage += *usage,
+            EventKind::ResponseEnded { usage, .. } => {
+                self.usage += *usage;
+                self.answered = Some((self.asked_bytes, *usage));
+            }
             // The tokens of a complete answer are those of its end.
             EventKind::AttemptEnded(attempt) if attempt.outcome != Outcome::Done => {
                 self.usage += attempt.usage;
             }
-            EventKind::ViewChanged { .. } => {
+            EventKind::ViewChanged { messages } => {
                 self.close();
                 self.view_at = at;
+                // Steps are counted from the view's beginning, as by who reads nothing before it.
+                let answers = messages.iter().filter(|m| matches!(m, Message::Assistant { .. }));
+                self.steps = u32::try_from(answers.count()).unwrap_or(u32::MAX);
+                // No request has begun with it yet.
+                self.sent = None;
             }
             _ => {}
         }

@@ -50,6 +50,18 @@ impl Budget {
         self.answer_bytes += bytes as u64;
     }
 
+    /// The conversation was made anew: what its next request uses is guessed by what the last one
+    /// did, byte for byte, and nothing of it is in a cache.
+    pub(super) fn resized(&mut self, body_bytes: usize) {
+        if let Some((before, usage)) = &mut self.last {
+            let tokens = u128::from(usage.input_tokens) * body_bytes as u128;
+            let tokens = tokens.div_ceil(u128::from((*before).max(1)));
+            let input_tokens = u64::try_from(tokens).unwrap_or(u64::MAX);
+            *usage = Usage { input_tokens, ..Usage::default() };
+            *before = body_bytes as u64;
+        }
+    }
+
     /// An attempt ended.
     pub(super) fn ended(&mut self, attempt: &Attempt) {
         if attempt.usage != Usage::default() {
@@ -63,7 +75,7 @@ impl Budget {
 
     /// Guesses what a request of this size uses, its answer not counted: that of the last one,
     /// and what came after it.
-    fn guess(&self, body_bytes: u64) -> Usage {
+    pub(super) fn guess(&self, body_bytes: u64) -> Usage {
         let Some((before, usage)) = self.last else {
             let input_tokens = body_bytes.div_ceil(BYTES_PER_TOKEN);
             return Usage { input_tokens, ..Usage::default() };

@@ -27,6 +27,7 @@ use crate::tools::tool::FileChange;
 
 mod asking;
 mod calls;
+mod compacting;
 mod history;
 mod journalling;
 mod measuring;
@@ -55,6 +56,12 @@ pub(super) struct Run<'a> {
     wire: String,
     tool_names: Vec<String>,
     conversation: Conversation,
+    /// The conversation's messages, where there is no journal to read them from.
+    messages: Option<Vec<Message>>,
+    /// How many messages there were when it was last made shorter.
+    compacted_at: Option<usize>,
+    /// The answer that streams is a summary.
+    summing_up: bool,
     /// Where requests go, for telling whether that changed.
     place: String,
     prefixes: PrefixWatch,
@@ -113,6 +120,7 @@ impl<'a> Run<'a> {
         let repeats = Repeats::after(steps, &messages);
         let result_bytes = engine.pipeline.registry().limits().result_bytes;
         let oversize = Oversize::new(journal.as_ref().map(Journal::spool_dir), result_bytes);
+        let journal_less = journal.is_none();
         let started = Instant::now();
         let stop_calls = CancellationToken::new();
         Ok(Self {
@@ -127,6 +135,9 @@ impl<'a> Run<'a> {
             wire,
             tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
             conversation,
+            messages: journal_less.then_some(messages),
+            compacted_at: None,
+            summing_up: false,
             place: endpoint.to_string(),
             prefixes: PrefixWatch::after(sent),
             budget: Budget::default(),
@@ -207,6 +218,9 @@ impl<'a> Run<'a> {
                     |work| &mut work.render,
                     || conversation.push(&provider.segment(&message)),
                 );
+                if let Some(messages) = &mut self.messages {
+                    messages.push(message.clone());
+                }
                 self.charge_history();
                 if matches!(message, Message::Tool { .. }) {
                     self.charge_no_results();
@@ -214,6 +228,9 @@ impl<'a> Run<'a> {
             }
             Action::Ask { turn } => self.ask(turn).await,
             Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,
+            Action::SumUp => self.sum_up().await,
+            Action::Compact(summary) => self.compact(summary.as_deref()).await,
+            Action::Shorten => self.shorten().await,
             Action::Start(index, call) => self.start_call(index, call).await,
             Action::StopAll => {
                 self.stream = None;
@@ -227,6 +244,7 @@ impl<'a> Run<'a> {
     /// Ends the prompt early; words that were streamed but not finished are kept.
     fn stop(&mut self, stop: Stop) {
         self.stopped = true;
+        self.summing_up = false;
         let text = std::mem::take(&mut self.unfinished);
         if !text.trim().is_empty() {
             self.part(Part::Text { text });

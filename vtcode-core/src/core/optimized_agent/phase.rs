@@ -21,6 +21,9 @@ pub(crate) enum Phase {
     Asking(Task, Answer),
     /// The answer is complete and some of its calls still run.
     Working(Task, Answer),
+    /// The model sums up what came before, because the next request would not fit into its window;
+    /// its words so far.
+    SummingUp(Task, String),
     /// The prompt ends early; its running calls are being ended.
     Stopping(Task, Answer, End),
     /// No further input will come.
@@ -34,6 +37,8 @@ pub(crate) struct Task {
     pub(crate) usage: Usage,
     empty: u32,
     broken: u32,
+    /// The conversation was shortened because the provider found this request too long.
+    shortened: bool,
 }
 
 /// The answer to one request, as far as it has come.
@@ -67,6 +72,8 @@ pub(crate) enum Input {
         usage: Usage,
     },
     AnswerBroke(Failure),
+    /// The request would not fit into the model's window.
+    Overfull,
     /// An attempt that gave no answer used tokens all the same.
     Spent(Usage),
     /// The call at this place in the answer gave its result.
@@ -91,6 +98,12 @@ pub(crate) enum Action {
         attempt: u32,
         cause: String,
     },
+    /// Ask the model to sum up what came before.
+    SumUp,
+    /// Put this summary, or what is known without one, in the place of what came before.
+    Compact(Option<String>),
+    /// Shorten the conversation without the model, which finds it too long.
+    Shorten,
     /// Hand the call at this place in the answer to the pipeline.
     Start(usize, ToolCall),
     /// End the stream and all running calls.
@@ -122,6 +135,8 @@ pub enum FailureKind {
     Unavailable,
     /// The answer broke off or could not be read; asking again may help.
     Stream,
+    /// The request is longer than the model can read.
+    TooLong,
     /// The model's answer was of no use.
     Model,
     /// The session could not be kept.
@@ -132,7 +147,9 @@ impl FailureKind {
     /// Returns whose failure it is.
     pub fn class(self) -> ErrorClass {
         match self {
-            Self::Provider | Self::Unavailable | Self::Stream => ErrorClass::Provider,
+            Self::Provider | Self::Unavailable | Self::Stream | Self::TooLong => {
+                ErrorClass::Provider
+            }
             Self::Model => ErrorClass::Model,
             Self::Journal => ErrorClass::Environment,
         }
@@ -225,6 +242,10 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
             answer.done(index, result);
             (Phase::Asking(task, answer), Vec::new())
         }
+        (Phase::Asking(task, answer), Input::Overfull) if answer == Answer::default() => {
+            (Phase::SummingUp(task, String::new()), vec![Action::SumUp])
+        }
+        (Phase::SummingUp(task, words), input) => sum_up(task, words, input),
         (Phase::Working(task, mut answer), Input::CallDone(index, result)) => {
             answer.done(index, result);
             next_turn(task, answer, limits)
@@ -241,6 +262,38 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
             stopping(task, answer, stop.into(), vec![Action::StopAll])
         }
         (phase, _) => (phase, Vec::new()),
+    }
+}
+
+/// What becomes of the summary: the request that did not fit follows it, whatever it is.
+fn sum_up(mut task: Task, mut words: String, input: Input) -> (Phase, Vec<Action>) {
+    let ask_on = |task: Task, mut actions: Vec<Action>| {
+        actions.push(Action::Ask { turn: task.turns });
+        (Phase::Asking(task, Answer::default()), actions)
+    };
+    match input {
+        Input::Part(Part::Text { text }) => {
+            words.push_str(&text);
+            (Phase::SummingUp(task, words), Vec::new())
+        }
+        Input::Spent(usage) => {
+            task.usage += usage;
+            (Phase::SummingUp(task, words), Vec::new())
+        }
+        Input::AnswerEnded { usage, .. } => {
+            task.usage += usage;
+            let summary = Some(words).filter(|words| !words.trim().is_empty());
+            ask_on(task, vec![Action::Compact(summary)])
+        }
+        Input::AnswerBroke(failure) => {
+            let warning = format!(
+                "the conversation could not be summed up, so less of it is kept: {}",
+                failure.message
+            );
+            ask_on(task, vec![Action::Warn(warning), Action::Compact(None)])
+        }
+        Input::Stop(stop) => stopping(task, Answer::default(), stop.into(), vec![Action::StopAll]),
+        _ => (Phase::SummingUp(task, words), Vec::new()),
     }
 }
 
@@ -327,6 +380,11 @@ fn answer_broke(
         actions.extend(more);
         return (phase, actions);
     }
+    if failure.kind == FailureKind::TooLong && !task.shortened {
+        task.shortened = true;
+        let actions = vec![Action::Shorten, Action::Ask { turn: task.turns }];
+        return (Phase::Asking(task, Answer::default()), actions);
+    }
     if failure.kind == FailureKind::Stream && task.broken < BROKEN_ANSWERS_ALLOWED {
         task.broken += 1;
         let again = Action::Again { attempt: task.broken + 1, cause: failure.message };
@@ -348,7 +406,7 @@ fn next_turn(mut task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Ve
         return (Phase::Idle, actions);
     }
     task.turns += 1;
-    (task.empty, task.broken) = (0, 0);
+    (task.empty, task.broken, task.shortened) = (0, 0, false);
     actions.push(Action::Ask { turn: task.turns });
     (Phase::Asking(task, Answer::default()), actions)
 }

@@ -24,6 +24,8 @@ pub(super) struct PrefixWatch {
     changed: bool,
     /// What the last answer's request held, and when it came.
     cached: Option<(u64, Instant)>,
+    /// Whether older messages left the window since the last request.
+    compacted: bool,
     /// Whether this provider has ever taken anything from a cache.
     caches: bool,
 }
@@ -41,11 +43,14 @@ impl PrefixWatch {
         endpoint: &str,
     ) -> (Prefix, Option<PrefixChange>) {
         let prefix = conversation.prefix(endpoint);
+        let compacted = std::mem::take(&mut self.compacted);
         let change = self.sent.as_ref().and_then(|sent| {
             if sent.endpoint != prefix.endpoint {
                 Some(PrefixChange::Model)
             } else if sent.head != prefix.head {
                 Some(PrefixChange::Setup)
+            } else if compacted {
+                Some(PrefixChange::Compaction)
             } else if conversation.begins_with(sent) {
                 None
             } else {
@@ -55,6 +60,11 @@ impl PrefixWatch {
         self.changed = change.is_some();
         self.sent = Some(prefix.clone());
         (prefix, change)
+    }
+
+    /// Older messages left the window: the next request begins otherwise, and not for nothing.
+    pub(super) fn compacted(&mut self) {
+        self.compacted = true;
     }
 
     /// An answer tells what its request used. Returns what it should have taken from a cache and

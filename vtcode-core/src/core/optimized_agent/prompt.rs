@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use crate::safety::workspace::Workspace;
 use crate::tools::tool::ToolSpec;
 
+mod mentions;
+
+pub use mentions::{Expanded, expand};
+
 /// The name of the files that hold instructions.
 const INSTRUCTIONS: &str = "AGENTS.md";
 /// What is read of one such file; a longer one is cut, and says so.

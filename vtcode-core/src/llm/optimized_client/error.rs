@@ -116,6 +116,23 @@ pub enum LlmError {
     Stream(#[from] DecodeError),
 }
 
+/// How servers say it: OpenAI's code and words (also of vLLM, LM Studio and most compatible ones),
+/// Anthropic's, Gemini's, llama.cpp's, Ollama's.
+const TOO_LONG: &[&str] = &[
+    "context_length_exceeded",
+    "maximum context length",
+    "exceeds the context window",
+    "context window",
+    "prompt is too long",
+    "exceed context limit",
+    "input token count",
+    "exceeds the maximum number of tokens",
+    "exceed_context_size",
+    "available context size",
+    "context length",
+    "input is too long",
+];
+
 fn come_back(after: Option<Duration>) -> String {
     match after {
         Some(after) => format!("come back in {} s", after.as_secs_f64().ceil()),
@@ -143,6 +160,18 @@ impl LlmError {
             | Self::TooLong { .. }
             | Self::Stream(_) => false,
         }
+    }
+
+    /// Returns whether the request is longer than the model can read.
+    pub fn is_too_long(&self) -> bool {
+        let (Self::BadRequest { status: 400 | 413 | 422 | 200, message }
+        | Self::Server { status: 500, message, .. }
+        | Self::Stream(DecodeError::Reported { message, .. })) = self
+        else {
+            return false;
+        };
+        let words = message.to_ascii_lowercase();
+        TOO_LONG.iter().any(|mark| words.contains(mark))
     }
 
     /// Returns whether the same request may succeed a little later.

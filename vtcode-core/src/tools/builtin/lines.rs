@@ -136,7 +136,7 @@ pub(super) fn plural(count: usize, noun: &str) -> String {
 }
 
 /// Returns the first `bytes` bytes of `text`, or a little less so as not to cut a character.
-pub(super) fn first(text: &str, bytes: usize) -> &str {
+pub(crate) fn first(text: &str, bytes: usize) -> &str {
     let mut at = bytes.min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::phase::{Failure, FailureKind, Input, Stop};
 use super::Run;
 use super::stream::next_event;
+use crate::core::conversation::RequestBody;
 use crate::core::event::{EventKind, PrefixChange};
 use crate::llm::message::Usage;
 use crate::llm::optimized_client::StreamEvent;
@@ -21,6 +22,10 @@ impl Run<'_> {
         }
         self.sync_behind();
         self.take_stored(false).await;
+        self.drain().await;
+        if !self.make_room().await {
+            return;
+        }
         let Some(body_bytes) = self.send().await else { return };
         self.turns += 1;
         let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
@@ -76,6 +81,11 @@ impl Run<'_> {
         self.drain().await;
         let (provider, conversation) = (self.provider, &self.conversation);
         let body = self.meter.time(|work| &mut work.render, || provider.frame(conversation));
+        self.send_body(body)
+    }
+
+    /// Sends a request once the answer before is over.
+    pub(super) fn send_body(&mut self, body: RequestBody) -> Option<usize> {
         let body_bytes = body.len();
         if !self.room_for_answer() {
             return None;

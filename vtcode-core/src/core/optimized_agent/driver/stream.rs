@@ -44,6 +44,7 @@ impl Run<'_> {
     fn delta(&mut self, delta: Delta) {
         self.began |= !matches!(delta, Delta::Usage(_));
         match delta {
+            Delta::Text(text) if self.summing_up => self.budget.says(text.len()),
             Delta::Text(text) => {
                 self.budget.says(text.len());
                 self.charge_answer(text.len());
@@ -55,6 +56,8 @@ impl Run<'_> {
                 self.charge_answer(text.len());
                 self.tell(EventKind::ReasoningDelta { text });
             }
+            // What a summary says stands in the view that follows it, and nowhere else.
+            Delta::Part(part) if self.summing_up => self.pending.push_back(Input::Part(part)),
             Delta::Part(part) => {
                 if let Part::ToolCall(call) = &part {
                     self.budget.says(call.arguments.len());
@@ -95,7 +98,9 @@ pub(super) async fn next_event(
 /// answer `began`: before that, the client has asked again as often as it may.
 pub(super) fn failure(error: &LlmError, began: bool) -> Failure {
     let stream = matches!(error, LlmError::Stream(_));
-    let kind = if error.is_temporary() && began || stream && !error.is_temporary() {
+    let kind = if error.is_too_long() {
+        FailureKind::TooLong
+    } else if error.is_temporary() && began || stream && !error.is_temporary() {
         FailureKind::Stream
     } else if error.is_refusal() {
         FailureKind::Provider

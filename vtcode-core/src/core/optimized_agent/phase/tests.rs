@@ -50,6 +50,8 @@ struct Bounds {
     /// Calls in each of them.
     calls: usize,
     prompts: usize,
+    /// Times that the conversation may be too long.
+    shortened: usize,
 }
 
 /// What the driver, the tools and the model know; everything but the phase.
@@ -58,6 +60,10 @@ struct World {
     conversation: Vec<Message>,
     /// What the open stream has said.
     stream: Option<Vec<Part>>,
+    /// It is a summary, of which the journal keeps no part.
+    summing_up: bool,
+    /// Times that the conversation was made shorter.
+    shortened: usize,
     answers: usize,
     running: BTreeMap<usize, ToolCall>,
     started: BTreeSet<String>,
@@ -103,8 +109,20 @@ impl Checker {
                 inputs.push(Input::Prompt("go".to_owned()));
             }
         }
-        if let Some(said) = &world.stream {
+        if let Some(said) = world.stream.as_ref().filter(|_| world.summing_up) {
+            if said.is_empty() {
+                inputs.push(Input::Part(text("in short")));
+                inputs.push(Input::Part(Part::ToolCall(call("in a summary"))));
+                inputs.push(Input::AnswerBroke(failure(FailureKind::Unavailable)));
+            }
+            inputs.push(Input::AnswerBroke(failure(FailureKind::TooLong)));
+            inputs.push(ended(FinishReason::Stop));
+        } else if let Some(said) = &world.stream {
             let calls = tool_calls(said).count();
+            if said.is_empty() && world.shortened < self.bounds.shortened {
+                inputs.push(Input::Overfull);
+                inputs.push(Input::AnswerBroke(failure(FailureKind::TooLong)));
+            }
             if world.answers > self.bounds.answers {
                 let last = ended(FinishReason::Stop);
                 inputs.push(if said.is_empty() { Input::Part(text("done")) } else { last });
@@ -152,13 +170,18 @@ impl Checker {
             }
             Input::Part(part) => {
                 world.stream.as_mut().unwrap().push(part.clone());
-                events.push(EventKind::Part { part: part.clone() });
+                if !world.summing_up {
+                    events.push(EventKind::Part { part: part.clone() });
+                }
             }
             Input::AnswerEnded { finish, usage } => {
-                world.stream = None;
+                (world.stream, world.summing_up) = (None, false);
                 events.push(EventKind::ResponseEnded { finish: *finish, usage: *usage });
             }
-            Input::AnswerBroke(_) => world.stream = None,
+            // The driver finds out before it sends.
+            Input::AnswerBroke(_) | Input::Overfull => {
+                (world.stream, world.summing_up) = (None, false);
+            }
             Input::CallDone(at, answer) => {
                 world.running.remove(at).unwrap();
                 world.results.insert(answer.call_id.clone());
@@ -210,9 +233,19 @@ impl Checker {
                     let arguments = String::new();
                     events.push(EventKind::ToolStarted { call_id, name, arguments });
                 }
+                Action::SumUp => {
+                    assert!(world.stream.is_none() && world.running.is_empty());
+                    (world.stream, world.summing_up) = (Some(Vec::new()), true);
+                }
+                // What stands in the conversation then is the driver's.
+                Action::Compact(_) | Action::Shorten => {
+                    assert!(world.stream.is_none() && world.running.is_empty());
+                    assert!(matches!(actions[at + 1..], [Action::Ask { .. }]));
+                    world.shortened += 1;
+                }
                 Action::StopAll => {
                     assert!(stopping);
-                    world.stream = None;
+                    (world.stream, world.summing_up) = (None, false);
                 }
                 Action::Warn(_) => {}
                 Action::Finish { end, usage } => {
@@ -241,7 +274,8 @@ impl Checker {
         // Something that will come on its own leads on.
         let leads_on = match phase {
             Phase::Idle | Phase::Closed => true,
-            Phase::Asking(..) => world.stream.is_some(),
+            Phase::Asking(..) => world.stream.is_some() && !world.summing_up,
+            Phase::SummingUp(..) => world.stream.is_some() && world.summing_up,
             Phase::Working(..) => world.stream.is_none() && !world.running.is_empty(),
             Phase::Stopping(..) => world.stopped && !world.running.is_empty(),
         };
@@ -307,11 +341,15 @@ impl Checker {
                 Input::Part(Part::ToolCall(call("late"))),
                 ended(FinishReason::Stop),
                 Input::AnswerBroke(failure(FailureKind::Stream)),
+                Input::Overfull,
             ]
         };
         let mut late = vec![Input::CallDone(self.bounds.calls, result("unknown"))];
         match phase {
             Phase::Asking(..) => {}
+            Phase::SummingUp(..) => {
+                late.extend([Input::Overfull, Input::Closed, Input::Prompt("late".to_owned())]);
+            }
             Phase::Idle | Phase::Working(..) => late.extend(said()),
             Phase::Stopping(..) => {
                 late.extend(said());
@@ -365,18 +403,62 @@ fn well_formed(conversation: &[Message]) {
 fn every_order_of_events_ends_well_and_the_journal_tells_the_same() {
     for mid_stream in [0, 1, usize::MAX] {
         for (answers, calls, prompts) in [(2, 3, 1), (2, 2, 2)] {
-            let states = Checker::walk(limits(mid_stream), Bounds { answers, calls, prompts });
+            let states =
+                Checker::walk(limits(mid_stream), Bounds { answers, calls, prompts, shortened: 0 });
             assert!(states > 3000, "{states} states");
         }
     }
     // Enough answers to use up all that are asked for again.
-    Checker::walk(limits(usize::MAX), Bounds { answers: 4, calls: 1, prompts: 1 });
+    Checker::walk(limits(usize::MAX), Bounds { answers: 4, calls: 1, prompts: 1, shortened: 0 });
 }
 
 #[test]
 fn every_order_of_events_ends_well_within_two_turns() {
     let limits = AgentLimits { max_turns: 2, ..limits(usize::MAX) };
-    Checker::walk(limits, Bounds { answers: 3, calls: 2, prompts: 1 });
+    Checker::walk(limits, Bounds { answers: 3, calls: 2, prompts: 1, shortened: 0 });
+}
+
+#[test]
+fn every_order_of_events_ends_well_when_requests_are_too_long() {
+    for (answers, calls, shortened) in [(2, 2, 1), (2, 1, 3)] {
+        let bounds = Bounds { answers, calls, prompts: 1, shortened };
+        let states = Checker::walk(limits(usize::MAX), bounds);
+        assert!(states > 1000, "{states} states");
+    }
+}
+
+#[test]
+fn a_request_that_is_too_long_is_shortened_once_and_then_fails() {
+    let limits = limits(usize::MAX);
+    let too_long = || Input::AnswerBroke(failure(FailureKind::TooLong));
+    let (phase, actions) = run(&limits, [too_long()]);
+    assert!(matches!(phase, Phase::Asking(..)));
+    assert!(matches!(actions[2..], [Action::Shorten, Action::Ask { turn: 1 }]), "{actions:?}");
+    let (phase, actions) = run(&limits, [too_long(), too_long()]);
+    assert_eq!(phase, Phase::Idle);
+    let End::Failed(failed) = end(&actions) else { panic!("{actions:?}") };
+    assert_eq!(failed.kind, FailureKind::TooLong);
+    // Another request may be shortened again.
+    let (phase, _) = run(&limits, [too_long()].into_iter().chain(turn("a")).chain([too_long()]));
+    assert!(matches!(phase, Phase::Asking(..)));
+}
+
+#[test]
+fn a_summary_takes_the_place_of_what_came_before_whatever_becomes_of_it() {
+    let limits = limits(usize::MAX);
+    let compacted = |inputs: Vec<Input>| {
+        let (phase, mut actions) = run(&limits, std::iter::once(Input::Overfull).chain(inputs));
+        assert!(matches!(phase, Phase::Asking(..)));
+        assert_eq!(actions.pop(), Some(Action::Ask { turn: 1 }));
+        assert!(actions.contains(&Action::SumUp));
+        actions.pop().unwrap()
+    };
+    let so = || Some("so and so".to_owned());
+    let words = [part("so "), asked("none runs"), part("and so"), ended(FinishReason::Stop)];
+    assert_eq!(compacted(words.into()), Action::Compact(so()));
+    assert_eq!(compacted(vec![ended(FinishReason::Stop)]), Action::Compact(None));
+    let broke = Input::AnswerBroke(failure(FailureKind::Unavailable));
+    assert_eq!(compacted(vec![part("so"), broke]), Action::Compact(None));
 }
 
 /// Steps through inputs and returns the phase and all actions.
