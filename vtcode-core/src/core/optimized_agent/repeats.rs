@@ -48,6 +48,9 @@ pub(super) struct Gave<'a> {
     pub(super) ran: Duration,
 }
 
+/// Calls that are remembered; with more, all are forgotten, and their next results bear no note.
+const REMEMBERED: usize = 16 * 1024;
+
 const NOTE: &str = "[unchanged since step ";
 
 impl Repeats {
@@ -122,6 +125,9 @@ impl Repeats {
         match self.seen.get(&call) {
             Some((since, same)) if *same == text => (*since < step).then_some(*since),
             _ => {
+                if self.seen.len() == REMEMBERED {
+                    self.seen.clear();
+                }
                 self.seen.insert(call, (step, text));
                 None
             }
@@ -239,6 +245,15 @@ mod tests {
         assert_eq!(repeats.in_circles(), 3);
         assert_eq!(step(&mut repeats, "c", command("fails")), "fails");
         assert_eq!(repeats.in_circles(), 0, "another call is something new");
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let mut repeats = Repeats::after(0, &[]);
+        for n in 0..REMEMBERED + 10 {
+            step(&mut repeats, &n.to_string(), command("same"));
+        }
+        assert_eq!(repeats.seen.len(), 10);
     }
 
     #[test]

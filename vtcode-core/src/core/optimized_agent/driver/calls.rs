@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::super::phase::Input;
 use super::super::repeats::Gave;
+use super::super::sum_changes;
 use super::Run;
 use crate::core::event::{ErrorClass, EventKind};
 use crate::llm::message::{ToolAnswer, ToolCall};
@@ -15,6 +16,9 @@ use crate::tools::async_pipeline::{
     AsyncToolPipeline, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
 };
 use crate::tools::tool::{Detail, ToolOutput};
+
+/// Changes that are kept one by one.
+const CHANGES: usize = 4096;
 
 impl Run<'_> {
     /// Hands a call to the pipeline.
@@ -109,6 +113,10 @@ impl Run<'_> {
         let mut changed = false;
         if let Detail::Files { changes } = &detail {
             self.changes.extend(changes.iter().cloned());
+            if self.changes.len() > CHANGES {
+                // One for each file is enough.
+                self.changes = sum_changes(std::mem::take(&mut self.changes));
+            }
             changed = !changes.is_empty();
         }
         let is_read = !is_error && is_repeatable(&self.engine.pipeline, &call.name);
