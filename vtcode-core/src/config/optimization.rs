@@ -301,6 +301,7 @@ impl OptimizationConfig {
 
         if serial {
             limits.agent.calls_started_mid_stream = 0;
+            limits.agent.history_window_bytes = usize::MAX;
         }
         limits.agent.measured = self.profiling.enabled;
         limits.profiling.monitor_interval =

@@ -74,10 +74,10 @@ async fn calls_that_cannot_be_made() {
     // They end in any order; the ids tell in which one they were asked for.
     completed.sort_by_key(|line| line["item"]["id"].to_string());
     expect![[r#"
-        {"item":{"aggregated_output":"the arguments of this call are not valid JSON, so it was not run: EOF while parsing a string at line 1 column 15; send the call again with one JSON object","command":"{\"command\": \"ls","duration_ms":"MS","error":"the arguments of this call are not valid JSON, so it was not run: EOF while parsing a string at line 1 column 15; send the call again with one JSON object","exit_code":null,"id":"item_0","status":"failed","type":"command_execution"},"type":"item.completed"}
-        {"item":{"arguments":{"a":1},"duration_ms":"MS","error":"no tool named `no_such_tool`","id":"item_1","name":"no_such_tool","status":"failed","type":"tool_call"},"type":"item.completed"}
-        {"item":{"changes":[],"duration_ms":"MS","error":"there is no `none` (write_file makes new files)","id":"item_2","status":"failed","type":"file_change"},"type":"item.completed"}
-        {"item":{"aggregated_output":"","command":"sleep 100","duration_ms":"MS","error":"[ended at its deadline of 1 ms; for more time give timeout_ms]","exit_code":null,"id":"item_3","status":"failed","type":"command_execution"},"type":"item.completed"}
+        {"item":{"aggregated_output":"the arguments of this call are not valid JSON, so it was not run: EOF while parsing a string at line 1 column 15; send the call again with one JSON object","command":"{\"command\": \"ls","duration_ms":"MS","error":"the arguments of this call are not valid JSON, so it was not run: EOF while parsing a string at line 1 column 15; send the call again with one JSON object","error_class":"model","exit_code":null,"id":"item_0","status":"failed","type":"command_execution"},"type":"item.completed"}
+        {"item":{"arguments":{"a":1},"duration_ms":"MS","error":"no tool named `no_such_tool`","error_class":"model","id":"item_1","name":"no_such_tool","status":"failed","type":"tool_call"},"type":"item.completed"}
+        {"item":{"changes":[],"duration_ms":"MS","error":"there is no `none` (write_file makes new files)","error_class":"tool","id":"item_2","status":"failed","type":"file_change"},"type":"item.completed"}
+        {"item":{"aggregated_output":"","command":"sleep 100","duration_ms":"MS","error":"[ended at its deadline of 1 ms; for more time give timeout_ms]","error_class":"tool","exit_code":null,"id":"item_3","status":"failed","type":"command_execution"},"type":"item.completed"}
         {"item":{"id":"item_4","text":"Done.","type":"agent_message"},"type":"item.completed"}
     "#]].assert_eq(&shown(&completed));
 }
