@@ -97,6 +97,10 @@ pub(crate) struct Common {
     /// Seconds the run may take
     #[arg(long, value_name = "SECONDS")]
     pub(crate) max_wall: Option<u64>,
+    /// Give the answer again that the very same request got before, in this run or an earlier one;
+    /// for replays and evaluations
+    #[arg(long)]
+    pub(crate) cache: bool,
     /// Write the answer to this file, too
     #[arg(short = 'o', long = "output-last-message", value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,

@@ -68,7 +68,13 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<Exit> {
         .chain([("XDG_STATE_HOME".into(), state.into_os_string())])
         .collect();
     let folder = setup::folder(Some(&folder))?;
-    let session = exec::begin(folder.clone(), Vec::new(), endpoint, Settings::default(), &env)?;
+    let session = exec::begin(
+        folder.clone(),
+        Vec::new(),
+        setup::client(endpoint, &Settings::default(), &env)?,
+        Settings::default(),
+        &env,
+    )?;
     let report = exec::work(session, PROMPT.to_owned(), Reporting::Terminal(terminal)).await?;
     model.shutdown().await;
     let exit = conclude(&report, gave_up.load(Ordering::Acquire));

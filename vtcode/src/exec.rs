@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use vtcode_core::config::endpoint::Endpoint;
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::config::limits::Price;
@@ -34,7 +33,7 @@ use crate::terminal::{Screen, Terminal, clean, file_change, span};
 /// Everything that a run works with.
 pub(crate) struct Session {
     pub(crate) header: SessionHeader,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) client: OptimizedLLMClient,
     pub(crate) settings: Settings,
     pub(crate) sessions: Sessions,
     pub(crate) journal: Journal,
@@ -75,7 +74,14 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
             let endpoint = discover::endpoint(&settings, &env).await?;
             setup::settle(&mut settings, &endpoint)?;
-            let session = begin(cwd, add_dirs?, endpoint, settings, &env)?;
+            let (client, add_dirs) = (setup::client(endpoint, &settings, &env)?, add_dirs?);
+            // The connection is made while the session is prepared, which blocks.
+            client.warm_up();
+            let its_env = env.clone();
+            let session = tokio::task::spawn_blocking(move || {
+                begin(cwd, add_dirs, client, settings, &its_env)
+            });
+            let session = session.await??;
             let prompt = with_files(&prompt, &session.workspace);
             Box::pin(drive(session, prompt, args.common, &env)).await
         }),
@@ -181,7 +187,7 @@ fn with_files(prompt: &str, workspace: &Workspace) -> String {
 pub(crate) fn begin(
     cwd: PathBuf,
     add_dirs: Vec<PathBuf>,
-    endpoint: Endpoint,
+    client: OptimizedLLMClient,
     settings: Settings,
     env: &Env,
 ) -> anyhow::Result<Session> {
@@ -199,6 +205,7 @@ pub(crate) fn begin(
     let workspace = workspace(&cwd, &add_dirs, &spool_dir, &preimages)?;
     let sandbox = setup::sandbox(&workspace, &settings, env)?;
     let registry = setup::registry(&workspace, spool_dir, sandbox, &settings, env)?;
+    let endpoint = client.endpoint()?;
     let header = SessionHeader {
         format: journal::FORMAT,
         session_id,
@@ -215,7 +222,7 @@ pub(crate) fn begin(
     let messages = vec![];
     Ok(Session {
         header,
-        endpoint,
+        client,
         settings,
         sessions,
         journal,
@@ -265,6 +272,10 @@ async fn go_on(
     }
     let endpoint = discover::endpoint(&settings, env).await?;
     setup::settle(&mut settings, &endpoint)?;
+    let client = setup::client(endpoint.clone(), &settings, env)?;
+    client.warm_up();
+    // The connection is on its way before the rest is prepared, which blocks.
+    tokio::task::yield_now().await;
     if replay.torn {
         note("the last record of this session was torn and is lost; what came before it is kept");
     }
@@ -299,7 +310,7 @@ async fn go_on(
     let sessions = sessions.clone();
     Ok(Session {
         header,
-        endpoint,
+        client,
         settings,
         sessions,
         journal,
@@ -338,9 +349,9 @@ pub(crate) async fn drive(
     env: &Env,
 ) -> anyhow::Result<Exit> {
     let id = session.header.session_id.clone();
-    let model = session.endpoint.model.clone();
+    let endpoint = session.client.endpoint()?;
+    let (model, base_url) = (endpoint.model.clone(), endpoint.base_url.clone());
     let price = session.settings.limits.agent.price;
-    let base_url = session.endpoint.base_url.clone();
     let profiling = session.settings.optimization.profiling.clone();
     let preimages = Arc::clone(&session.preimages);
     note(&format!("{model} at {base_url} · session {id}"));
@@ -403,7 +414,7 @@ pub(crate) async fn work(
 ) -> anyhow::Result<Report> {
     let Session {
         header,
-        endpoint,
+        client,
         settings,
         sessions,
         journal,
@@ -415,11 +426,6 @@ pub(crate) async fn work(
         mut entry,
     } = session;
     let kept = Arc::clone(&preimages);
-    let client = OptimizedLLMClient::with_shared_limits(
-        endpoint,
-        settings.limits.client.clone(),
-        Some(&sessions.rate_dir()),
-    )?;
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
     let measured = settings.optimization.profiling.enabled;
     let profile = if measured {

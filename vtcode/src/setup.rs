@@ -16,6 +16,7 @@ use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::memory_pool::global_pool;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
 use vtcode_core::llm::models;
+use vtcode_core::llm::optimized_client::{Folders, OptimizedLLMClient};
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::policy::Policy;
 use vtcode_core::safety::sandbox::{self, SandboxPlan};
@@ -60,6 +61,7 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ("sandbox.network", common.allow_network.then(|| "true".into()), "--allow-network"),
         ("permissions.approval", common.ask_for_approval.as_ref().map(word), "--ask-for-approval"),
         ("preset", common.preset.clone(), "--preset"),
+        ("client.cache", common.cache.then(|| "true".into()), "--cache"),
         ("optimization.profiling.enabled", common.profile.then(|| "true".into()), "--profile"),
     ]
     .into_iter()
@@ -83,6 +85,18 @@ pub(crate) fn folder(cd: Option<&Path>) -> anyhow::Result<PathBuf> {
         if dir.is_dir() { Ok(dir) } else { Err(io::Error::from(io::ErrorKind::NotADirectory)) }
     });
     usable.map_err(|e| Usage(format!("cannot work in `{}`: {e}", folder.display())).into())
+}
+
+/// Returns the client for an endpoint; it shares its rate limits with the user's other sessions.
+pub(crate) fn client(
+    endpoint: Endpoint,
+    settings: &Settings,
+    env: &Env,
+) -> anyhow::Result<OptimizedLLMClient> {
+    let sessions = sessions(env)?;
+    let (rate, answers) = (sessions.rate_dir(), sessions.answers_dir());
+    let folders = Folders { rate: Some(&rate), answers: Some(&answers) };
+    Ok(OptimizedLLMClient::with_folders(endpoint, settings.limits.client.clone(), folders)?)
 }
 
 /// Settles what depends on the model; a bound on costs that cannot be kept is an error.

@@ -71,6 +71,10 @@ impl Terminal {
             EventKind::Waiting { wait, cause } => {
                 self.line(Style::Dim, &format!("waiting {} for {cause}", span(*wait)));
             }
+            EventKind::ModelWaiting { clock, elapsed, limit } => {
+                let (elapsed, limit) = (span(*elapsed), span(*limit));
+                self.line(Style::Dim, &format!("still waiting, {elapsed} of {limit}: {clock}"));
+            }
             EventKind::CacheMissed(miss) => self.line(Style::Dim, &format!("! {miss}")),
             EventKind::ToolStarted { call_id, name, arguments } => {
                 self.release();

@@ -582,7 +582,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "client.first_byte_timeout_s",
         env: Some("VTCODE_FIRST_BYTE_TIMEOUT_S"),
-        doc: "seconds from the request to the answer's first byte",
+        doc: "seconds from the request to the answer's first byte, at most; once twenty answers came, four times what 99 of 100 of them took holds, if it is less",
         workspace: true,
         kind: Kind::Number {
             min: 1,
@@ -590,6 +590,18 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.first_byte = Duration::from_secs(v),
         },
         get: |s| seconds(Some(s.limits.client.first_byte)),
+    },
+    Key {
+        name: "client.first_byte_floor_s",
+        env: Some("VTCODE_FIRST_BYTE_FLOOR_S"),
+        doc: "seconds that an answer's first byte may take, however quick the answers before it were",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 86_400,
+            set: |s, v| s.limits.client.first_byte_floor = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.first_byte_floor)),
     },
     Key {
         name: "client.gap_timeout_s",
@@ -602,6 +614,49 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.gap = Duration::from_secs(v),
         },
         get: |s| seconds(Some(s.limits.client.gap)),
+    },
+    Key {
+        name: "client.total_timeout_s",
+        env: Some("VTCODE_TOTAL_TIMEOUT_S"),
+        doc: "seconds a model request may take, its retries and its waits included",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 604_800,
+            set: |s, v| s.limits.client.total = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.total)),
+    },
+    Key {
+        name: "client.silence_notice_s",
+        env: Some("VTCODE_SILENCE_NOTICE_S"),
+        doc: "seconds of silence after which you are told what is waited for; 0: never",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 86_400,
+            set: |s, v| s.limits.client.silence = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.silence)),
+    },
+    Key {
+        name: "client.allow_http",
+        env: Some("VTCODE_ALLOW_HTTP"),
+        doc: "true: requests may go over plain http:// to another machine, where everybody on the way reads the key and the code",
+        workspace: false,
+        kind: Kind::Switch(|s, on| s.limits.client.plain_http = on),
+        get: |s| s.limits.client.plain_http.to_string(),
+    },
+    Key {
+        name: "client.ca_file",
+        env: Some("VTCODE_CA_FILE"),
+        doc: "a file of certificates (PEM) of authorities that are trusted besides the system's",
+        workspace: false,
+        kind: Kind::Text(|s, v| s.limits.client.ca_file = Some(v.into())),
+        get: |s| {
+            let file = s.limits.client.ca_file.as_ref();
+            chosen(file.map(|path| path.display().to_string()).as_ref())
+        },
     },
     Key {
         name: "client.requests_per_minute",
@@ -663,6 +718,38 @@ pub const KEYS: &[Key] = &[
                 .temperature
                 .map_or_else(|| "the provider's".to_owned(), |n| n.to_string())
         },
+    },
+    Key {
+        name: "client.cache",
+        env: Some("VTCODE_CACHE"),
+        doc: "true: the answer to the very same request is given again, at any temperature and in later runs; for replays and evaluations. At temperature 0 it always is",
+        workspace: true,
+        kind: Kind::Switch(|s, on| s.limits.client.keep_all_answers = on),
+        get: |s| s.limits.client.keep_all_answers.to_string(),
+    },
+    Key {
+        name: "client.cache_disk_mb",
+        env: Some("VTCODE_CACHE_DISK_MB"),
+        doc: "MiB of answers that are kept on the disk; 0: none",
+        workspace: false,
+        kind: Kind::Number {
+            min: 0,
+            max: 1 << 20,
+            set: |s, v| s.limits.client.answers_on_disk.bytes = v << 20,
+        },
+        get: |s| (s.limits.client.answers_on_disk.bytes >> 20).to_string(),
+    },
+    Key {
+        name: "client.share_kb",
+        env: Some("VTCODE_SHARE_KB"),
+        doc: "identical requests that are on their way at once share one; so many KiB of its answer are kept for whoever comes later. 0: each request is its own",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 1 << 20,
+            set: |s, v| s.limits.client.shared_bytes = (v << 10) as usize,
+        },
+        get: |s| (s.limits.client.shared_bytes >> 10).to_string(),
     },
     Key {
         name: "optimization.memory_pool.enabled",
@@ -731,7 +818,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "optimization.llm_client.response_cache_size",
         env: Some("VTCODE_RESPONSE_CACHE_SIZE"),
-        doc: "whole answers at temperature 0 that a program's client keeps for the very same request (`chat_optimized`); 0 keeps and shares none",
+        doc: "whole answers that are kept in memory for the very same request, at temperature 0 or with `client.cache`; 0 keeps none, on the disk neither",
         workspace: true,
         kind: Kind::Number {
             min: 0,

@@ -1,6 +1,7 @@
 //! The numbers that the runtime obeys. Switches become numbers once, here: "off" is zero slots or
 //! a batch of one, never another code path.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::dialect::Effort;
@@ -170,17 +171,39 @@ impl PoolLimits {
     pub const NONE: Self = Self { buffers: 0, lists: 0, strings_of_a_value: 0, ..Self::FULL };
 }
 
+/// How much a cache may keep on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimits {
+    /// Values. 0 keeps none.
+    pub entries: usize,
+    /// The bytes of all values together. 0 keeps none.
+    pub bytes: u64,
+}
+
+impl DiskLimits {
+    /// Returns whether nothing may be kept.
+    pub fn is_zero(&self) -> bool {
+        self.entries == 0 || self.bytes == 0
+    }
+}
+
 /// What a model request may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientLimits {
     /// Until the connection stands.
     pub connect: Duration,
-    /// From the request sent to the first byte of the answer.
+    /// From the request sent to the first byte of the answer, at most. Once the endpoint's own
+    /// times are known, a multiple of them holds, if it is less.
     pub first_byte: Duration,
+    /// The least that multiple comes to.
+    pub first_byte_floor: Duration,
     /// Between two chunks of a streamed answer.
     pub gap: Duration,
     /// The whole logical request, retries included.
     pub total: Duration,
+    /// Silence that is told to the user, while it lasts, after this long, and again each time that
+    /// it has doubled. Zero: never.
+    pub silence: Duration,
     /// Attempts of one logical request, the first included.
     pub attempts: u32,
     /// The shortest wait before a second attempt.
@@ -194,12 +217,24 @@ pub struct ClientLimits {
     /// Connections to a server that are kept while nothing goes over them. 0: each request makes
     /// its own.
     pub idle_connections: usize,
+    /// Whether requests may go over plain HTTP to another machine.
+    pub plain_http: bool,
+    /// Certificates of authorities that are trusted besides the system's, in PEM form.
+    pub ca_file: Option<PathBuf>,
     /// How freely the model chooses its words, from 0; the provider's default if not set.
     pub temperature: Option<f32>,
     /// How hard the model should think; nothing is said of it if not set.
     pub effort: Option<Effort>,
-    /// The whole answers at temperature 0 that are kept for the very same request.
+    /// The whole answers that are kept for the very same request. No entries: none, on the disk
+    /// neither.
     pub answers: CacheLimits,
+    /// Those on the disk, for later runs.
+    pub answers_on_disk: DiskLimits,
+    /// Whether answers are kept at any temperature, and not only at 0.
+    pub keep_all_answers: bool,
+    /// Identical requests that are on their way at the same time share one, as long as so many
+    /// bytes of what it told are kept for whoever comes later. 0: each request is its own.
+    pub shared_bytes: usize,
 }
 
 /// How fast requests of one account may go out, all sessions of the machine together. What is not
@@ -272,14 +307,18 @@ impl Limits {
             client: ClientLimits {
                 connect: Duration::from_secs(10),
                 first_byte: Duration::from_secs(300),
+                first_byte_floor: Duration::from_secs(60),
                 gap: Duration::from_secs(120),
                 total: Duration::from_secs(1800),
+                silence: Duration::from_secs(15),
                 attempts: 5,
                 backoff: Duration::from_millis(500),
                 max_output_tokens: 16_384,
                 max_output_chosen: false,
                 rate: RateLimits::default(),
                 idle_connections: 16,
+                plain_http: false,
+                ca_file: None,
                 temperature: None,
                 effort: None,
                 answers: CacheLimits {
@@ -287,6 +326,9 @@ impl Limits {
                     bytes: 8 * 1024 * 1024,
                     time_to_live: Duration::from_secs(3600),
                 },
+                answers_on_disk: DiskLimits { entries: 4096, bytes: 64 * 1024 * 1024 },
+                keep_all_answers: false,
+                shared_bytes: 1024 * 1024,
             },
             pool: PoolLimits::FULL,
             profiling: ProfilingLimits { monitor_interval: Duration::from_millis(100) },
@@ -306,6 +348,7 @@ impl Limits {
         limits.tools.statistics = false;
         limits.client.idle_connections = 0;
         limits.client.answers.entries = 0;
+        limits.client.shared_bytes = 0;
         limits.pool = PoolLimits::NONE;
         limits
     }

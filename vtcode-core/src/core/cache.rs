@@ -2,6 +2,8 @@
 //! A key goes in, a value or the duty to make it comes out. Never decides whether a value that is
 //! young enough still holds: that is for who kept it to know.
 
+pub mod disk;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -234,6 +234,17 @@ pub enum EventKind {
         /// What for.
         cause: String,
     },
+    /// Nothing has come from the model for a while, and it is still waited for.
+    ModelWaiting {
+        /// The clock that runs, in words.
+        clock: String,
+        /// For how long, in microseconds where it is written.
+        #[serde(rename = "elapsed_us", with = "micros")]
+        elapsed: Duration,
+        /// How long that may be, in microseconds where it is written.
+        #[serde(rename = "limit_us", with = "micros")]
+        limit: Duration,
+    },
     /// An attempt ended, well or not: a line of the ledger.
     AttemptEnded(Attempt),
     /// More words of the answer.
@@ -411,6 +422,7 @@ impl EventKind {
                 | Self::ToolProgress { .. }
                 | Self::Compacting { .. }
                 | Self::ToolCounts { .. }
+                | Self::ModelWaiting { .. }
         )
     }
 }

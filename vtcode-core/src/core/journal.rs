@@ -119,6 +119,11 @@ impl Sessions {
         self.dir.with_file_name("rate")
     }
 
+    /// Returns the folder in which answers are kept for later runs.
+    pub fn answers_dir(&self) -> PathBuf {
+        self.dir.with_file_name("answers")
+    }
+
     /// Makes the folders of a session that is about to begin; returns the one for long outputs.
     pub fn reserve(&self, id: &str) -> Result<PathBuf, JournalError> {
         if !Path::new(id).components().eq([Component::Normal(id.as_ref())]) {

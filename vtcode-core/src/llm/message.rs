@@ -182,11 +182,15 @@ pub enum Outcome {
     Failed,
     /// The connection broke, or the answer was not what it should be.
     Broken,
+    /// It is the answer to an identical request that was on its way, which is billed there.
+    Shared,
+    /// It is an answer that was kept.
+    Kept,
 }
 
 impl Outcome {
     /// Every way.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Done,
         Self::Cancelled,
         Self::Unreachable,
@@ -195,6 +199,8 @@ impl Outcome {
         Self::Refused,
         Self::Failed,
         Self::Broken,
+        Self::Shared,
+        Self::Kept,
     ];
 }
 
@@ -268,6 +274,10 @@ pub struct LLMRequest {
     /// How freely the model chooses its words, from 0; the client's if not set. At 0 a whole
     /// answer is kept, and given again to the very same request.
     pub temperature: Option<f32>,
+    /// Which of several answers to the same question this one asks for. Requests that are the same
+    /// share an answer while it is on its way, or get one that was kept; two that differ in this
+    /// number alone never do. It is not sent.
+    pub sample: u32,
 }
 
 impl LLMRequest {

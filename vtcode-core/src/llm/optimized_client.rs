@@ -2,6 +2,7 @@
 //! Holds the clocks and the one retry budget of each request; both end it with an error that says
 //! what to do. Never retries once words or calls were given out, never shows a key, knows no tool.
 
+mod answers;
 mod attempts;
 mod body;
 mod clocks;
@@ -12,15 +13,17 @@ mod rate;
 mod retry;
 #[cfg(test)]
 mod scripts;
+mod shared;
 mod start;
 #[cfg(test)]
 pub(in crate::llm) mod tests;
 mod transport;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::Url;
@@ -30,24 +33,27 @@ use tokio::sync::OnceCell;
 
 pub(in crate::llm) use self::connect::client as http_client;
 
-pub use self::clocks::Clock;
+pub use self::clocks::{Clock, Silence};
 pub use self::error::LlmError;
 pub use self::ledger::ClientMetrics;
 pub use self::start::StartError;
 
+use self::answers::{Answers, Kept};
 use self::attempts::{Attempts, Refusal};
 use self::clocks::Clocks;
+use self::connect::Connections;
 use self::ledger::Counters;
 use self::rate::Limiter;
+use self::shared::{Listener, Shared};
 use self::start::Wanted;
 use self::transport::Transport;
 use crate::config::endpoint::Endpoint;
 use crate::config::limits::{ClientLimits, RateLimits};
-use crate::core::cache::{Cache, Flight};
+use crate::core::cache::{self, Key};
 use crate::core::conversation::{Conversation, RequestBody};
 use crate::core::memory_budget::Sheds;
 use crate::llm::message::{
-    Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Part, Setup, Usage,
+    Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Outcome, Setup, Usage,
 };
 use crate::llm::provider::{self, DecodeError, Provider};
 
@@ -66,18 +72,30 @@ pub struct OptimizedLLMClient {
     wanted: Option<Wanted>,
 }
 
+/// Where a client keeps what outlives it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Folders<'a> {
+    /// The rate limits of accounts, shared by all processes of the user.
+    pub rate: Option<&'a Path>,
+    /// Answers that are given again.
+    pub answers: Option<&'a Path>,
+}
+
 struct Inner {
     endpoint: Endpoint,
     limits: ClientLimits,
     provider: Arc<dyn Provider>,
-    http: reqwest::Client,
+    connections: Connections,
     transport: Transport,
     url: Url,
     headers: HeaderMap,
     limiter: Option<Limiter>,
     counters: Counters,
-    /// Whole answers at temperature 0.
-    answers: Cache<LLMResponse>,
+    /// Names the server, the wire, the model's address and the key.
+    account: Key,
+    answers: Answers,
+    /// The requests that are on their way, and may be joined.
+    flights: Mutex<HashMap<Key, Weak<Shared>>>,
     /// True once it was said that the limits cannot be shared with other processes.
     unshared: AtomicBool,
 }
@@ -109,6 +127,8 @@ pub enum StreamEvent {
         /// The wait.
         wait: Duration,
     },
+    /// Nothing has come for a while, and the request still waits.
+    Silent(Silence),
     /// The answer begins.
     FirstByte,
     /// A piece of the answer.
@@ -148,7 +168,16 @@ impl OptimizedLLMClient {
         limits: ClientLimits,
         folder: Option<&Path>,
     ) -> Result<Self, LlmError> {
-        let inner = Arc::new(Inner::new(endpoint, limits, folder)?);
+        Self::with_folders(endpoint, limits, Folders { rate: folder, answers: None })
+    }
+
+    /// Does the same, and keeps answers for later runs where a folder is given for them.
+    pub fn with_folders(
+        endpoint: Endpoint,
+        limits: ClientLimits,
+        folders: Folders<'_>,
+    ) -> Result<Self, LlmError> {
+        let inner = Arc::new(Inner::new(endpoint, limits, folders)?);
         Ok(Self { inner: Arc::new(OnceCell::new_with(Some(inner))), wanted: None })
     }
 
@@ -156,10 +185,19 @@ impl OptimizedLLMClient {
         self.inner.get().ok_or(LlmError::NotStarted)
     }
 
+    /// Opens a connection and shakes hands, so that the first request finds both done. Call it as
+    /// soon as the endpoint is known; it returns at once, sends no request, and a failure shows
+    /// only when the first request meets it.
+    pub fn warm_up(&self) {
+        if let Some(inner) = self.inner.get() {
+            inner.connections.warm_up();
+        }
+    }
+
     /// Returns what all requests did so far.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn get_metrics(&self) -> ClientMetrics {
-        self.inner.get().map(|inner| inner.counters.metrics()).unwrap_or_default()
+        self.inner.get().map(|inner| inner.metrics()).unwrap_or_default()
     }
 
     /// Returns the translation between the conversation and the endpoint's wire format. An error,
@@ -179,10 +217,11 @@ impl OptimizedLLMClient {
     }
 
     /// Sends a rendered request body. `tools` are the names that it offers. The total clock starts
-    /// here; nothing is sent before the stream is asked for its first event.
+    /// here; nothing is sent before the stream is asked for its first event. The very same request
+    /// that is on its way already is not sent a second time: both hear one answer.
     pub fn send(&self, body: impl Into<RequestBody>, tools: &[String]) -> ResponseStream {
         match self.inner() {
-            Ok(inner) => inner.send(body.into(), tools),
+            Ok(inner) => inner.ask(body.into(), tools, inner.limits.temperature, 0),
             Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
         }
     }
@@ -190,46 +229,30 @@ impl OptimizedLLMClient {
     /// Renders and sends a request without tools.
     pub fn stream(&self, request: &LLMRequest) -> ResponseStream {
         match self.inner() {
-            Ok(inner) => inner.send(inner.render(request), &[]),
+            Ok(inner) => {
+                let temperature = request.temperature.or(inner.limits.temperature);
+                inner.ask(inner.render(request), &[], temperature, request.sample)
+            }
             Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
         }
     }
 
-    /// Sends a request and returns the whole answer. At temperature 0 the answer is kept: the very
-    /// same request gets it again, also while it is on its way, and used no tokens. At any other
-    /// temperature two requests are two answers.
+    /// Sends a request and returns the whole answer. The very same request gets the same answer
+    /// while it is on its way; at temperature 0 it is kept, too. Either used no tokens. To get two
+    /// answers to one question, give the requests different [`LLMRequest::sample`]s.
     pub async fn chat_optimized(&self, request: LLMRequest) -> Result<LLMResponse, LlmError> {
-        let inner = self.inner()?;
-        let body = inner.render(&request);
-        let temperature = request.temperature.or(inner.limits.temperature);
-        if inner.limits.answers.entries == 0 || temperature.is_none_or(|t| t > 0.0) {
-            return inner.collect(body).await;
-        }
-        // A client has one endpoint and one key: the body is all that tells requests apart.
-        let key = body.key();
-        loop {
-            match inner.answers.flight(key) {
-                Flight::Lead(lead) => {
-                    if let Some(kept) = inner.answers.get(&key) {
-                        inner.counters.kept();
-                        lead.land(kept.clone());
-                        return Ok(kept);
-                    }
-                    let answer = inner.collect(body).await?;
-                    let kept = LLMResponse { usage: Usage::default(), ..answer.clone() };
-                    let bytes = answer.parts.iter().map(Part::bytes).sum();
-                    inner.answers.insert(key, kept.clone(), bytes);
-                    lead.land(kept);
-                    return Ok(answer);
-                }
-                Flight::Follow(follow) => {
-                    if let Some(answer) = follow.landed().await {
-                        inner.counters.shared();
-                        return Ok(answer);
-                    }
-                }
+        let mut answer =
+            LLMResponse { parts: Vec::new(), finish: FinishReason::Other, usage: Usage::default() };
+        let mut stream = self.stream(&request);
+        while let Some(event) = stream.next().await {
+            match event? {
+                StreamEvent::Delta(Delta::Part(part)) => answer.parts.push(part),
+                StreamEvent::Delta(Delta::Usage(usage)) => answer.usage = usage,
+                StreamEvent::Delta(Delta::Finish(finish)) => answer.finish = finish,
+                _ => {}
             }
         }
+        Ok(answer)
     }
 }
 
@@ -237,7 +260,7 @@ impl Inner {
     fn new(
         endpoint: Endpoint,
         limits: ClientLimits,
-        rate_dir: Option<&Path>,
+        folders: Folders<'_>,
     ) -> Result<Self, LlmError> {
         let provider = provider::of(&endpoint);
         let unusable = |what: String| LlmError::Endpoint { what };
@@ -267,27 +290,46 @@ impl Inner {
             headers.insert(header, value);
         }
 
-        let http = http_client(&url, limits.connect, limits.idle_connections)
-            .map_err(|error| unusable(format!("no HTTPS here: {}", root_cause(&error))))?;
+        let account = [endpoint.wire.as_str(), url.as_str(), key.unwrap_or_default()];
+        let extra = endpoint.dialect.headers.iter();
+        let extra = extra.flat_map(|(name, text)| [name.as_str(), text.expose_secret()]);
+        let account = cache::key(account.into_iter().chain(extra).map(str::as_bytes));
+
+        let connections = Connections::new(&url, &limits)?;
         // A server of this machine has no limits but those that the user sets.
         let limited = !connect::is_local(&url) || limits.rate != RateLimits::default();
         let limiter = limited.then(|| {
             let account = [url.as_str().as_bytes(), key.unwrap_or_default().as_bytes()];
-            Limiter::new(limits.rate, rate_dir, &account)
+            Limiter::new(limits.rate, folders.rate, &account)
         });
         Ok(Self {
-            answers: Cache::new(limits.answers),
+            account,
+            answers: Answers::new(&limits, folders.answers.map(Path::to_owned)),
+            flights: Mutex::default(),
             limiter,
             endpoint,
             limits,
             provider,
-            http,
+            connections,
             transport: Transport::Network,
             url,
             headers,
             counters: Counters::default(),
             unshared: AtomicBool::new(false),
         })
+    }
+
+    fn metrics(&self) -> ClientMetrics {
+        let metrics = self.counters.metrics();
+        let opened = self.connections.opened();
+        let sent = metrics.attempts.iter().filter(|(outcome, _)| *outcome != Outcome::Unreachable);
+        let sent: u64 = sent.map(|(_, count)| count).sum();
+        ClientMetrics {
+            connections_opened: opened,
+            connections_opened_ahead: self.connections.opened_ahead(),
+            connections_reused: sent.saturating_sub(opened),
+            ..metrics
+        }
     }
 
     fn render(&self, request: &LLMRequest) -> RequestBody {
@@ -309,26 +351,67 @@ impl Inner {
         provider.frame(&conversation)
     }
 
-    /// Sends a body and returns the whole answer.
-    async fn collect(self: &Arc<Self>, body: RequestBody) -> Result<LLMResponse, LlmError> {
-        let mut answer =
-            LLMResponse { parts: Vec::new(), finish: FinishReason::Other, usage: Usage::default() };
-        let mut stream = self.send(body, &[]);
-        while let Some(event) = stream.next().await {
-            match event? {
-                StreamEvent::Delta(Delta::Part(part)) => answer.parts.push(part),
-                StreamEvent::Delta(Delta::Usage(usage)) => answer.usage = usage,
-                StreamEvent::Delta(Delta::Finish(finish)) => answer.finish = finish,
-                _ => {}
+    /// Asks for an answer: one that was kept, one that is on its way, or one of its own.
+    fn ask(
+        self: &Arc<Self>,
+        body: RequestBody,
+        tools: &[String],
+        temperature: Option<f32>,
+        sample: u32,
+    ) -> ResponseStream {
+        let key = self.request_key(&body, tools, sample);
+        let kept = self.limits.answers.entries > 0
+            && (self.limits.keep_all_answers || temperature.is_some_and(|t| t <= 0.0));
+        let mut warning = None;
+        if kept {
+            let (answer, told) = self.answers.get(&key);
+            if let Some(answer) = answer {
+                self.counters.kept();
+                let listener = Shared::again(self, key, answer.events());
+                return ResponseStream { source: Source::Heard(listener) };
             }
+            warning = told;
         }
-        Ok(answer)
+        let begin = || {
+            self.counters.request();
+            let attempts = Attempts::new(Arc::clone(self), body, tools.to_vec(), warning);
+            Shared::begin(self, key, kept.then(Kept::default), attempts)
+        };
+        let listener = if self.limits.shared_bytes == 0 {
+            begin()
+        } else {
+            let mut flights = self.flights();
+            let joined = flights.get(&key).and_then(Weak::upgrade).and_then(|s| s.join());
+            if joined.is_some() {
+                self.counters.shared();
+            }
+            joined.unwrap_or_else(|| {
+                let listener = begin();
+                flights.insert(key, listener.shared());
+                listener
+            })
+        };
+        ResponseStream { source: Source::Heard(listener) }
     }
 
-    fn send(self: &Arc<Self>, body: RequestBody, tools: &[String]) -> ResponseStream {
-        self.counters.request();
-        let attempts = Attempts::new(Arc::clone(self), body, tools.to_vec());
-        ResponseStream { source: Source::Own(Box::new(attempts)) }
+    /// Names all that an answer depends on.
+    fn request_key(&self, body: &RequestBody, tools: &[String], sample: u32) -> Key {
+        let (body, sample) = (body.key(), sample.to_le_bytes());
+        let fixed: [&[u8]; 3] = [&self.account, &body, &sample];
+        cache::key(fixed.into_iter().chain(tools.iter().map(String::as_bytes)))
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Weak<Shared>>> {
+        // The map is whole after any panic: each use makes one change.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody can join a request any more.
+    fn not_in_flight(&self, shared: &Arc<Shared>) {
+        let mut flights = self.flights();
+        if flights.get(shared.key()).is_some_and(|known| known.as_ptr() == Arc::as_ptr(shared)) {
+            flights.remove(shared.key());
+        }
     }
 
     /// Returns the URL as it may be shown: without what could be secret in it.
@@ -361,6 +444,19 @@ impl Inner {
 
     fn not_sent(&self, error: &reqwest::Error, clocks: &Clocks) -> LlmError {
         let url = self.shown_url();
+        if connect::is_garbage(error) {
+            let what = format!("it speaks no HTTP: {}", root_cause(error));
+            return LlmError::NotAModel { url, what };
+        }
+        if let Some(tls) = connect::tls_error(error) {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
+                    LlmError::Untrusted { url, cause: tls.to_string() }
+                }
+                rustls::Error::InvalidMessage(_) => LlmError::NoTls { url, cause: tls.to_string() },
+                _ => LlmError::Unreachable { url, cause: tls.to_string(), refused_locally: false },
+            };
+        }
         if !error.is_connect() {
             return LlmError::Interrupted { url, cause: root_cause(error) };
         }
@@ -450,7 +546,7 @@ fn request_url(provider: &dyn Provider, base_url: &str, model: &str) -> Option<U
     Some(url)
 }
 
-fn causes<'a>(
+pub(super) fn causes<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| error.source())
@@ -462,7 +558,7 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
 }
 
 /// A streamed answer. Dropping it ends the request and closes its connection, unless the answer
-/// was read to its end.
+/// was read to its end, or somebody else listens to it, too.
 #[derive(Debug)]
 #[must_use = "nothing is sent before the first event is asked for"]
 pub struct ResponseStream {
@@ -471,8 +567,8 @@ pub struct ResponseStream {
 
 #[derive(Debug)]
 enum Source {
-    /// A request of its own.
-    Own(Box<Attempts>),
+    /// A request, or an answer that was kept.
+    Heard(Listener),
     /// No request can be made.
     Failed(Option<LlmError>),
 }
@@ -482,15 +578,16 @@ impl ResponseStream {
     /// loses nothing. Ask until none comes: reading the last bytes is what keeps the connection.
     pub async fn next(&mut self) -> Option<Result<StreamEvent, LlmError>> {
         match &mut self.source {
-            Source::Own(attempts) => attempts.next().await,
+            Source::Heard(listener) => listener.next().await,
             Source::Failed(error) => error.take().map(Err),
         }
     }
 
-    /// Ends the request before its answer did; returns what the attempt came to.
+    /// Ends the request before its answer did; returns what the attempt came to. None when somebody
+    /// else goes on listening.
     pub fn cancel(self) -> Option<Attempt> {
         match self.source {
-            Source::Own(attempts) => attempts.cancel(),
+            Source::Heard(listener) => listener.leave(),
             Source::Failed(_) => None,
         }
     }

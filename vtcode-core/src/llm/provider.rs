@@ -96,7 +96,7 @@ pub trait Decoder: Send {
 }
 
 /// A stream that is not what the wire promises.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The data of an event is not the JSON that it should be.

@@ -56,7 +56,8 @@ async fn limited(per_second: f64, burst: f64) -> (ScriptedModel, Arc<AtomicUsize
 fn client(model: &ScriptedModel, rate: RateLimits, folder: Option<&Path>) -> OptimizedLLMClient {
     let endpoint = Endpoint::new(Wire::OpenAiChat, model.openai_url(), "m");
     let backoff = Duration::from_millis(1);
-    let limits = ClientLimits { rate, backoff, ..Limits::full().client };
+    // All of them ask the same, and each is to be asked.
+    let limits = ClientLimits { rate, backoff, shared_bytes: 0, ..Limits::full().client };
     OptimizedLLMClient::with_shared_limits(endpoint, limits, folder).unwrap()
 }
 

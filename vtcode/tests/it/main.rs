@@ -2,6 +2,7 @@
 //! against a scripted model on loopback.
 
 mod answers;
+mod client;
 mod configuration;
 mod context;
 mod demo;

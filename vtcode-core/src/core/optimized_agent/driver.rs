@@ -103,7 +103,12 @@ impl<'a> Run<'a> {
             tools: engine.pipeline.registry().specs(),
             max_output_tokens: client.max_output_tokens,
             max_output_chosen: client.max_output_chosen,
-            session_id: engine.session_id.clone(),
+            // Without a name that is new each time, a later run can send the very same request.
+            session_id: if client.keep_all_answers {
+                String::new()
+            } else {
+                engine.session_id.clone()
+            },
             temperature: client.temperature,
             effort: client.effort,
             answer_schema: None,

@@ -14,13 +14,13 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::body::outgoing;
-use super::clocks::Clocks;
+use super::clocks::{Clock, Clocks};
 use super::error::LlmError;
 use super::ledger::Running;
 use super::rate::{Reservation, Told};
 use super::retry::{self, Budget};
 use super::transport::Sending;
-use super::{Inner, StreamEvent, root_cause};
+use super::{Inner, StreamEvent, connect, root_cause};
 use crate::core::conversation::RequestBody;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
 use crate::llm::provider::Decoder;
@@ -134,8 +134,13 @@ impl Drop for Attempts {
 }
 
 impl Attempts {
-    pub(super) fn new(client: Arc<Inner>, body: RequestBody, tools: Vec<String>) -> Self {
-        let clocks = Clocks::start(&client.limits);
+    pub(super) fn new(
+        client: Arc<Inner>,
+        body: RequestBody,
+        tools: Vec<String>,
+        warning: Option<String>,
+    ) -> Self {
+        let clocks = Clocks::start(&client.limits, &client.counters.first_bytes());
         let budget = Budget::new(&client.limits);
         Self {
             client,
@@ -144,7 +149,7 @@ impl Attempts {
             clocks,
             budget,
             state: State::Waiting { until: Instant::now() },
-            ready: VecDeque::new(),
+            ready: warning.into_iter().map(|what| StreamEvent::Degraded { what }).collect(),
             failed: None,
             committed: false,
             reservation: None,
@@ -177,6 +182,7 @@ impl Attempts {
     /// Takes one step. Awaits at most once, before anything changes, so that it can be dropped.
     async fn advance(&mut self) {
         let (deadline, clock) = self.clocks.deadline();
+        let look_up = self.clocks.look_up();
         match &mut self.state {
             State::Waiting { until } => {
                 // A timer that is due still waits for the next tick, up to a millisecond, and that
@@ -201,10 +207,11 @@ impl Attempts {
                 sleep_until(*until).await;
                 self.attempt();
             }
-            State::Sending(sending) => match timeout_at(deadline, sending).await {
+            State::Sending(sending) => match timeout_at(look_up, sending).await {
                 Ok(Ok(response)) => self.answered(response),
-                Ok(Err(error)) => self.fail(self.client.not_sent(&error, &self.clocks)),
-                Err(_) => self.fail(self.client.timed_out(clock, &self.clocks)),
+                Ok(Err(error)) => self.not_sent(&error),
+                Err(_) if !self.silent() => self.fail(self.client.timed_out(clock, &self.clocks)),
+                Err(_) => {}
             },
             State::Refused(refusal) => {
                 let until = deadline.min(refusal.until);
@@ -220,14 +227,17 @@ impl Attempts {
                     }
                 }
             }
-            State::Answering(answer) => match timeout_at(deadline, answer.response.chunk()).await {
+            State::Answering(answer) => match timeout_at(look_up, answer.response.chunk()).await {
                 Ok(Ok(Some(bytes))) => self.take(&bytes),
                 Ok(Ok(None)) => self.end(None),
                 Ok(Err(error)) => {
                     let (url, cause) = (self.client.shown_url(), root_cause(&error));
                     self.end(Some(LlmError::Interrupted { url, cause }));
                 }
-                Err(_) => self.end(Some(self.client.timed_out(clock, &self.clocks))),
+                Err(_) if !self.silent() => {
+                    self.end(Some(self.client.timed_out(clock, &self.clocks)));
+                }
+                Err(_) => {}
             },
             State::Draining { response, until, left_bytes } => {
                 match timeout_at(*until, response.chunk()).await {
@@ -237,6 +247,23 @@ impl Attempts {
             }
             State::Ended => {}
         }
+    }
+
+    /// Tells of a silence that lasts; false when its clock has run out.
+    fn silent(&mut self) -> bool {
+        let silence = self.clocks.silence(self.client.connections.is_opening());
+        self.ready.extend(silence.map(StreamEvent::Silent));
+        Instant::now() < self.clocks.deadline().0
+    }
+
+    /// The request did not get through. A server that breaks the newer protocol gets the older one.
+    fn not_sent(&mut self, error: &reqwest::Error) {
+        if connect::is_http2(error) && self.client.connections.leave_http2() {
+            let what =
+                format!("the server breaks HTTP/2 ({}); going on with HTTP/1.1", root_cause(error));
+            self.ready.push_back(StreamEvent::Degraded { what });
+        }
+        self.fail(self.client.not_sent(error, &self.clocks));
     }
 
     /// Takes the place that the rate limits gave.
@@ -274,7 +301,8 @@ impl Attempts {
         let client = &self.client;
         self.clocks.attempt();
         let request = client
-            .http
+            .connections
+            .client()
             .post(client.url.clone())
             .headers(client.headers.clone())
             .body(outgoing(self.body.clone()));
@@ -440,6 +468,12 @@ impl Attempts {
             (&error, &self.client.limiter)
         {
             limiter.refused(*retry_after);
+        }
+        if matches!(error, LlmError::TimedOut { .. } | LlmError::Interrupted { .. }) {
+            self.client.connections.renew();
+            if let LlmError::TimedOut { clock: Clock::FirstByte, .. } = error {
+                self.clocks.was_impatient(&self.client.limits);
+            }
         }
         let wait = if self.committed { None } else { self.budget.next(&error, self.clocks.left()) };
         let Some(wait) = wait else {

@@ -9,7 +9,7 @@ use super::clocks::Clock;
 
 /// Why a model request failed. The causes stand in the message, as it is all that a retry event,
 /// a JSON line or a status bar shows.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlmError {
     /// Nobody called `start`, so it is not known where requests go.
@@ -30,6 +30,25 @@ pub enum LlmError {
         cause: String,
         /// True when a server of this machine refuses: nobody listens.
         refused_locally: bool,
+    },
+    /// The server cannot prove who it is.
+    #[error(
+        "{url} is not trusted: {cause}; if its certificate is signed by an authority of your own, \
+         name that in client.ca_file or SSL_CERT_FILE"
+    )]
+    Untrusted {
+        /// Where to.
+        url: String,
+        /// What is wrong with its certificate.
+        cause: String,
+    },
+    /// The server does not speak TLS.
+    #[error("{url} speaks no TLS: {cause}; is it https:// there?")]
+    NoTls {
+        /// Where to.
+        url: String,
+        /// What came instead.
+        cause: String,
     },
     /// A clock ran out.
     #[error("{url} took too long: {clock} ({after:?})")]
@@ -80,7 +99,7 @@ pub enum LlmError {
         message: String,
     },
     /// The provider is in trouble.
-    #[error("the provider failed (HTTP {status}): {message}")]
+    #[error("the provider failed (HTTP {status}): {message}{}", and_come_back(*.retry_after))]
     Server {
         /// The HTTP status.
         status: u16,
@@ -116,6 +135,10 @@ pub enum LlmError {
     Stream(#[from] DecodeError),
 }
 
+fn and_come_back(after: Option<Duration>) -> String {
+    after.map_or_else(String::new, |after| format!("; {}", come_back(Some(after))))
+}
+
 /// How servers say it: OpenAI's code and words (also of vLLM, LM Studio and most compatible ones),
 /// Anthropic's, Gemini's, llama.cpp's, Ollama's.
 const TOO_LONG: &[&str] = &[
@@ -148,6 +171,8 @@ impl LlmError {
             Self::NotStarted
             | Self::Endpoint { .. }
             | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::NoTls { .. }
             | Self::Auth { .. }
             | Self::NotFound { .. }
             | Self::RateLimited { .. }
@@ -187,6 +212,8 @@ impl LlmError {
             Self::TimedOut { clock, .. } => *clock != Clock::Total,
             Self::NotStarted
             | Self::Endpoint { .. }
+            | Self::Untrusted { .. }
+            | Self::NoTls { .. }
             | Self::Auth { .. }
             | Self::NotFound { .. }
             | Self::BadRequest { .. }

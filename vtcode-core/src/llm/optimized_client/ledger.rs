@@ -15,7 +15,9 @@ use super::error::LlmError;
 impl From<&LlmError> for Outcome {
     fn from(error: &LlmError) -> Self {
         match error {
-            LlmError::Unreachable { .. } => Self::Unreachable,
+            LlmError::Unreachable { .. } | LlmError::Untrusted { .. } | LlmError::NoTls { .. } => {
+                Self::Unreachable
+            }
             LlmError::TimedOut { .. } => Self::Stalled,
             LlmError::RateLimited { .. } => Self::RateLimited,
             LlmError::Server { .. } => Self::Failed,
@@ -82,6 +84,12 @@ pub struct ClientMetrics {
     pub answers_shared: u64,
     /// Tokens that the provider reported, all attempts together.
     pub usage: Usage,
+    /// Connections that were opened.
+    pub connections_opened: u64,
+    /// Of these, the ones that stood before their request came.
+    pub connections_opened_ahead: u64,
+    /// Attempts that went over a connection that was there.
+    pub connections_reused: u64,
     /// From a request sent to the first byte of its answer.
     pub first_byte: Percentiles,
 }
@@ -146,7 +154,13 @@ impl Counters {
                 cached_input_tokens: read(&self.cached),
                 output_tokens: read(&self.output),
             },
-            first_byte: self.first_byte.percentiles(),
+            first_byte: self.first_bytes(),
+            ..ClientMetrics::default()
         }
+    }
+
+    /// Returns how long answers took to begin.
+    pub(super) fn first_bytes(&self) -> Percentiles {
+        self.first_byte.percentiles()
     }
 }

@@ -290,7 +290,8 @@ impl Script {
 
     fn client(self: &Arc<Self>) -> Arc<OptimizedLLMClient> {
         let endpoint = Endpoint::new(self.wire, "http://127.0.0.1:9/v1", "m");
-        let mut inner = Inner::new(endpoint, self.limits.client.clone(), None).unwrap();
+        let mut inner =
+            Inner::new(endpoint, self.limits.client.clone(), Folders::default()).unwrap();
         let script = Arc::clone(self);
         let play = move |request| -> Sending { Box::pin(Arc::clone(&script).answer(request)) };
         inner.transport = Transport::Played(Box::new(play));

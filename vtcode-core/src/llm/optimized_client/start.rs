@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
-use super::{Inner, LlmError, OptimizedLLMClient};
+use super::{Folders, Inner, LlmError, OptimizedLLMClient};
 use crate::config::endpoint::NoProvider;
 use crate::config::env::Env;
 use crate::config::files::{self, SettingsError};
@@ -109,8 +109,10 @@ impl OptimizedLLMClient {
             wanted.over(&mut settings.limits.client);
         }
         let sessions = env.state_dir().map(|dir| Sessions::below(&dir));
-        let rate_dir = sessions.as_ref().map(Sessions::rate_dir);
-        let inner = Inner::new(endpoint, settings.limits.client, rate_dir.as_deref())?;
+        let rate = sessions.as_ref().map(Sessions::rate_dir);
+        let answers = sessions.as_ref().map(Sessions::answers_dir);
+        let folders = Folders { rate: rate.as_deref(), answers: answers.as_deref() };
+        let inner = Inner::new(endpoint, settings.limits.client, folders)?;
         Ok(Arc::new(inner))
     }
 }

@@ -1,15 +1,20 @@
 //! The client against real sockets: a listener that plays canned bytes, request by request.
 
+mod connections;
+mod kept;
+mod shared;
+mod silence;
+mod tls;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use secrecy::SecretString;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -26,6 +31,8 @@ pub(in crate::llm) enum Step {
     Send(Vec<u8>),
     /// Says nothing more until the client closes.
     Hang,
+    /// Says nothing more until it is told to, or the client closes.
+    Await(Arc<Notify>),
     Close,
 }
 
@@ -38,7 +45,8 @@ pub(in crate::llm) struct Server {
 
 #[derive(Default)]
 struct Seen {
-    connections: AtomicUsize,
+    connections: watch::Sender<usize>,
+    handshakes: watch::Sender<usize>,
     requests: Mutex<Vec<String>>,
     client_closed: Notify,
 }
@@ -51,6 +59,14 @@ impl Drop for Server {
 
 impl Server {
     pub(in crate::llm) async fn start(scripts: impl IntoIterator<Item = Vec<Step>>) -> Self {
+        Self::start_with(None, scripts).await
+    }
+
+    /// Starts one that speaks TLS, if an acceptor is given.
+    async fn start_with(
+        tls: Option<tokio_rustls::TlsAcceptor>,
+        scripts: impl IntoIterator<Item = Vec<Step>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let scripts: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(scripts.into_iter().collect()));
@@ -60,8 +76,16 @@ impl Server {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
-                accepted.connections.fetch_add(1, Ordering::SeqCst);
-                connections.spawn(serve(socket, Arc::clone(&scripts), Arc::clone(&accepted)));
+                accepted.connections.send_modify(|count| *count += 1);
+                let (scripts, seen) = (Arc::clone(&scripts), Arc::clone(&accepted));
+                match tls.clone() {
+                    Some(tls) => connections.spawn(async move {
+                        let socket = tls.accept(socket).await.ok()?;
+                        seen.handshakes.send_modify(|count| *count += 1);
+                        serve(socket, scripts, seen).await
+                    }),
+                    None => connections.spawn(serve(socket, scripts, seen)),
+                };
             }
         });
         Self { port, seen, task }
@@ -72,7 +96,14 @@ impl Server {
     }
 
     fn connections(&self) -> usize {
-        self.seen.connections.load(Ordering::SeqCst)
+        *self.seen.connections.borrow()
+    }
+
+    /// Waits until so many were accepted.
+    async fn accepted(&self, count: usize) {
+        let mut seen = self.seen.connections.subscribe();
+        let wait = seen.wait_for(|seen| *seen >= count);
+        tokio::time::timeout(GUARD, wait).await.expect("they come").unwrap();
     }
 
     fn requests(&self) -> Vec<String> {
@@ -90,7 +121,7 @@ impl Server {
 }
 
 async fn serve(
-    mut socket: TcpStream,
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
     scripts: Arc<Mutex<VecDeque<Vec<Step>>>>,
     seen: Arc<Seen>,
 ) -> Option<()> {
@@ -103,6 +134,16 @@ async fn serve(
             match step {
                 Step::Send(bytes) => socket.write_all(&bytes).await.ok()?,
                 Step::Close => return None,
+                Step::Await(go_on) => {
+                    let mut byte = [0];
+                    tokio::select! {
+                        () = go_on.notified() => {}
+                        _ = socket.read(&mut byte) => {
+                            seen.client_closed.notify_one();
+                            return None;
+                        }
+                    }
+                }
                 Step::Hang => {
                     while socket.read(&mut [0; 100]).await.is_ok_and(|read| read > 0) {}
                     seen.client_closed.notify_one();
@@ -113,7 +154,10 @@ async fn serve(
     }
 }
 
-async fn read_request(socket: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<String> {
+async fn read_request(
+    socket: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+) -> Option<String> {
     loop {
         let text = String::from_utf8_lossy(bytes);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
@@ -331,25 +375,6 @@ async fn the_same_request_at_temperature_0_is_asked_once_and_used_nothing_the_se
     assert_eq!(server.requests().len(), 3);
     let metrics = client.get_metrics().await;
     assert_eq!((metrics.requests, metrics.answers_shared, metrics.answers_kept), (3, 1, 1));
-}
-
-#[tokio::test]
-async fn a_request_that_leads_and_is_dropped_hands_the_duty_on() {
-    let server = Server::start([vec![Step::Hang], say("whole")]).await;
-    let client = server.client();
-    let mut first = Box::pin(client.chat_optimized(cold("a")));
-    let closed = server.seen.client_closed.notified();
-    tokio::select! {
-        _ = &mut first => panic!("it hangs"),
-        () = async { while server.requests().is_empty() { tokio::task::yield_now().await } } => {}
-    }
-    let second = tokio::spawn({
-        let client = client.clone();
-        async move { client.chat_optimized(cold("a")).await }
-    });
-    drop(first);
-    closed.await;
-    assert_eq!(second.await.unwrap().unwrap().text(), "whole");
 }
 
 #[tokio::test]

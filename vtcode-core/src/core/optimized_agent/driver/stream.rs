@@ -5,7 +5,7 @@ use super::super::phase::{Failure, FailureKind, Input};
 use super::Run;
 use crate::core::event::EventKind;
 use crate::llm::message::{Attempt, Delta, Outcome, Part, Usage};
-use crate::llm::optimized_client::{LlmError, ResponseStream, StreamEvent};
+use crate::llm::optimized_client::{LlmError, ResponseStream, Silence, StreamEvent};
 
 impl Run<'_> {
     pub(super) fn stream_event(&mut self, event: Option<Result<StreamEvent, LlmError>>) {
@@ -16,6 +16,10 @@ impl Run<'_> {
             Some(Ok(StreamEvent::Waiting { wait })) => {
                 let cause = "the rate limit".to_owned();
                 self.tell(EventKind::Waiting { wait, cause });
+            }
+            Some(Ok(StreamEvent::Silent(Silence { clock, elapsed, limit }))) => {
+                let clock = clock.to_string();
+                self.tell(EventKind::ModelWaiting { clock, elapsed, limit });
             }
             Some(Ok(StreamEvent::Degraded { what })) => {
                 self.tell(EventKind::Warning { message: what });

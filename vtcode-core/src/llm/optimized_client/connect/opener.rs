@@ -1,0 +1,212 @@
+//! Stands between the pool and the sockets: counts what is opened, knows whether something is being
+//! opened, and opens one connection ahead of the request that will use it.
+
+use std::any::Any;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// How long a connection that was opened ahead may lie unused before it is not trusted any more:
+/// servers close one that says nothing.
+const FRESH: Duration = Duration::from_secs(4);
+
+/// How long a request waits for a connection that is being opened ahead before it opens its own,
+/// too.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// A connection; its type has no name outside the HTTP client.
+type Opened = Box<dyn Any + Send>;
+
+/// Opens connections. Clones share their counts.
+#[derive(Debug, Clone)]
+pub(super) struct Opener(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    connect: Duration,
+    opened: AtomicU64,
+    opened_ahead: AtomicU64,
+    opening: AtomicU32,
+    ahead: Mutex<Ahead>,
+}
+
+/// The connection that is opened ahead.
+#[derive(Debug, Default)]
+enum Ahead {
+    #[default]
+    None,
+    /// The next call asks for it.
+    Wanted,
+    Opening(Spare),
+}
+
+#[derive(Debug)]
+struct Spare {
+    task: JoinHandle<Option<(Opened, Instant)>>,
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Opener {
+    pub(super) fn new(connect: Duration) -> Self {
+        Self(Arc::new(Shared {
+            connect,
+            opened: AtomicU64::new(0),
+            opened_ahead: AtomicU64::new(0),
+            opening: AtomicU32::new(0),
+            ahead: Mutex::default(),
+        }))
+    }
+
+    /// Makes the next call open a connection that is kept for the call after it. False when there
+    /// was a connection before, or nobody to open one in the background.
+    pub(super) fn opens_ahead(&self) -> bool {
+        let mut ahead = self.0.ahead();
+        let first = self.opened() == 0 && !self.is_opening() && matches!(*ahead, Ahead::None);
+        let wanted = first && Handle::try_current().is_ok();
+        if wanted {
+            *ahead = Ahead::Wanted;
+        }
+        wanted
+    }
+
+    /// No call came that could have opened one.
+    pub(super) fn opens_nothing_ahead(&self) {
+        let mut ahead = self.0.ahead();
+        if matches!(*ahead, Ahead::Wanted) {
+            *ahead = Ahead::None;
+        }
+    }
+
+    pub(super) fn opened(&self) -> u64 {
+        self.0.opened.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn opened_ahead(&self) -> u64 {
+        self.0.opened_ahead.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_opening(&self) -> bool {
+        self.0.opening.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Shared {
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        // Each use replaces the whole value: it is sound after any panic.
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a connection, and counts it.
+    async fn counted<C>(
+        self: Arc<Self>,
+        connecting: impl Future<Output = Result<C, BoxError>>,
+    ) -> Result<C, BoxError> {
+        let opening = OpeningGuard::new(self);
+        let connection = connecting.await?;
+        opening.0.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(connection)
+    }
+}
+
+/// Counts a connection that is being opened, until it stands or is given up.
+struct OpeningGuard(Arc<Shared>);
+
+impl OpeningGuard {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.opening.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for OpeningGuard {
+    fn drop(&mut self) {
+        self.0.opening.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S> Layer<S> for Opener {
+    type Service = Opening<S>;
+
+    fn layer(&self, sockets: S) -> Opening<S> {
+        Opening { sockets, shared: Arc::clone(&self.0) }
+    }
+}
+
+/// The HTTP client's way to a socket, through an [`Opener`].
+#[derive(Debug, Clone)]
+pub(super) struct Opening<S> {
+    sockets: S,
+    shared: Arc<Shared>,
+}
+
+impl<S, To> Service<To> for Opening<S>
+where
+    S: Service<To, Error = BoxError>,
+    S::Response: Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.sockets.poll_ready(cx)
+    }
+
+    fn call(&mut self, to: To) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let connecting = shared.clone().counted(self.sockets.call(to));
+        let mut ahead = self.shared.ahead();
+        match std::mem::take(&mut *ahead) {
+            Ahead::None => Box::pin(connecting),
+            Ahead::Wanted => {
+                let limited = timeout(self.shared.connect, connecting);
+                let task = tokio::spawn(async move {
+                    let connection = limited.await.ok()?.ok()?;
+                    Some((Box::new(connection) as Opened, Instant::now()))
+                });
+                *ahead = Ahead::Opening(Spare { task });
+                // Whoever asked for it sends nothing.
+                Box::pin(std::future::pending())
+            }
+            Ahead::Opening(spare) => Box::pin(take(spare, shared, connecting)),
+        }
+    }
+}
+
+/// Returns the connection that is opened ahead, or one of the request's own, whichever stands
+/// first; the one ahead has a head start.
+async fn take<C: Send + 'static>(
+    mut spare: Spare,
+    shared: Arc<Shared>,
+    connecting: impl Future<Output = Result<C, BoxError>>,
+) -> Result<C, BoxError> {
+    let mut connecting = std::pin::pin!(connecting);
+    let opened = tokio::select! {
+        biased;
+        opened = &mut spare.task => opened.ok().flatten(),
+        own = async { sleep(HEAD_START).await; connecting.as_mut().await } => return own,
+    };
+    let fresh = opened.filter(|(_, at)| at.elapsed() < FRESH);
+    match fresh.and_then(|(connection, _)| connection.downcast().ok()) {
+        Some(connection) => {
+            shared.opened_ahead.fetch_add(1, Ordering::Relaxed);
+            Ok(*connection)
+        }
+        None => connecting.await,
+    }
+}
