@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Config(Config),
     Prompt(Prompt),
     Policy(Policy),
+    Perf(crate::perf::Perf),
+    Bench(crate::bench::Bench),
     ApplyPatch(ApplyPatch),
 }
 
@@ -110,6 +112,10 @@ pub(crate) struct Common {
     /// Named configuration to start from: development, production or debug
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
+    /// Write the profile to this file when the run ends; its name decides what it is: .html for one
+    /// page, .json, or .trace.json for Perfetto; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile_out: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -26,6 +26,7 @@ use crate::approval;
 use crate::args::{Common, Exec, Resume};
 use crate::exit::{self, Exit, Usage};
 use crate::json::JsonLines;
+use crate::perf;
 use crate::regressions;
 use crate::setup;
 use crate::terminal::{Screen, Terminal, clean, file_change, span};
@@ -130,11 +131,18 @@ async fn tell_errors(
 
 /// Finds out before any work is done whether there is a place for its answer.
 fn check_output(common: &Common) -> Result<(), Usage> {
-    let Some(path) = &common.output else { return Ok(()) };
+    for path in &common.profile_out {
+        perf::form(path)?;
+        check_place("the profile", path)?;
+    }
+    common.output.as_ref().map_or(Ok(()), |path| check_place("the answer", path))
+}
+
+fn check_place(what: &str, path: &Path) -> Result<(), Usage> {
     let folder = path.parent().filter(|dir| !dir.as_os_str().is_empty());
     if path.is_dir() || !folder.is_none_or(Path::is_dir) {
         let path = path.display();
-        return Err(Usage(format!("cannot write the answer to `{path}`: no such folder, or one")));
+        return Err(Usage(format!("cannot write {what} to `{path}`: no such folder, or one")));
     }
     Ok(())
 }
@@ -354,6 +362,7 @@ pub(crate) async fn drive(
     let price = session.settings.limits.agent.price;
     let profiling = session.settings.optimization.profiling.clone();
     let preimages = Arc::clone(&session.preimages);
+    let sessions = session.sessions.clone();
     note(&format!("{model} at {base_url} · session {id}"));
     let reporting = if common.json {
         Reporting::Json(JsonLines::begin(&id))
@@ -382,6 +391,14 @@ pub(crate) async fn drive(
         let _ = write!(io::stderr(), "{}", profile.table());
         if profiling.enable_regression_testing {
             regressions::tell(&profile, env);
+        }
+    }
+    if !common.profile_out.is_empty() {
+        // The journal has it all: a profile costs a run nothing before its end.
+        let report = perf::of_session(&sessions, &id);
+        for path in &common.profile_out {
+            let report = report.as_ref().map_err(|e| anyhow::anyhow!("no profile: {e:#}"));
+            written = written.and(report.and_then(|report| perf::write(report, path)));
         }
     }
     match outcome.end.as_ref() {

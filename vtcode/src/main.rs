@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+mod allocator;
 mod approval;
 mod args;
+mod bench;
 mod context;
 #[cfg(feature = "demo")]
 mod demo;
@@ -16,6 +18,7 @@ mod exec;
 mod exit;
 mod json;
 mod local;
+mod perf;
 mod policy;
 mod regressions;
 mod sessions;
@@ -25,10 +28,6 @@ mod undo;
 
 use args::{Args, Command};
 use exit::Exit;
-
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Commands run as the same user, and our environment holds keys.
@@ -75,6 +74,11 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),
         Some(Command::Policy(args)) => policy::run(&args),
+        Some(Command::Perf(perf)) => perf::run(&perf),
+        // It has runtimes of its own, and threads that compete for the processor.
+        Some(Command::Bench(options)) => {
+            tokio::task::spawn_blocking(move || bench::run(&options)).await?
+        }
         Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),
         #[cfg(feature = "demo")]
         Some(Command::Demo(options)) => demo::run(options).await,

@@ -421,7 +421,6 @@ impl EventKind {
                 | Self::ReasoningDelta { .. }
                 | Self::ToolProgress { .. }
                 | Self::Compacting { .. }
-                | Self::ToolCounts { .. }
                 | Self::ModelWaiting { .. }
         )
     }

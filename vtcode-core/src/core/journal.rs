@@ -24,6 +24,7 @@ mod index;
 mod marks;
 mod past;
 mod quota;
+mod read;
 mod replay;
 mod usage;
 
@@ -31,6 +32,7 @@ use marks::{Mark, Rendered, Totals};
 
 pub use index::{SessionEntry, SessionStatus};
 pub use quota::{Kept, Removed};
+pub use read::look_at;
 pub use replay::Replay;
 pub(crate) use replay::is_silent;
 pub use usage::DiskUsage;

@@ -35,7 +35,7 @@ pub use changes::sum_changes;
 use driver::Run;
 pub use phase::{End, Failure, FailureKind, Limit};
 use phase::{Phase, step};
-pub use rehearsal::rehearse;
+pub use rehearsal::Rehearsal;
 
 /// Prompts that may wait while another is worked on.
 const PROMPTS_WAITING: usize = 16;

