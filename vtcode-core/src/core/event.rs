@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::memory_pool::StringLoan;
 use crate::llm::message::{Attempt, FinishReason, Message, Part, Usage};
 use crate::tools::tool::Detail;
 
@@ -250,12 +251,12 @@ pub enum EventKind {
     /// More words of the answer.
     TextDelta {
         /// The words.
-        text: String,
+        text: StringLoan,
     },
     /// More thinking.
     ReasoningDelta {
         /// The words.
-        text: String,
+        text: StringLoan,
     },
     /// A part of the answer is complete: text, thinking or a tool call.
     Part {

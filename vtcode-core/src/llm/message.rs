@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::dialect::Effort;
+use crate::core::memory_pool::StringLoan;
 use crate::tools::tool::ToolSpec;
 
 /// One message of a conversation. The system prompt is not a message; it stands in [`Setup`].
@@ -132,9 +133,9 @@ pub fn words(parts: &[Part]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta {
     /// More words for the user.
-    Text(String),
+    Text(StringLoan),
     /// More thinking.
-    Reasoning(String),
+    Reasoning(StringLoan),
     /// A finished part of the answer, in order. Text and reasoning parts repeat what their deltas
     /// said; a tool call comes the moment its arguments are complete, and only here.
     Part(Part),

@@ -6,13 +6,13 @@ pub mod anthropic;
 mod arguments;
 pub mod gemini;
 mod halves;
+mod json;
 pub mod openai_chat;
 pub mod openai_responses;
 mod reported;
 mod schema;
 mod seal;
 pub mod sse;
-mod text;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -24,6 +24,7 @@ use bytes::Bytes;
 use crate::config::dialect::{Dialect, Effort, ModelFacts};
 use crate::config::endpoint::{Endpoint, Wire};
 use crate::core::conversation::{Conversation, RequestBody};
+use crate::core::memory_pool::StringLoan;
 use crate::llm::message::{Delta, Message, Setup, ToolAnswer, ToolCall};
 use crate::llm::models;
 
@@ -136,10 +137,11 @@ fn render(value: &impl serde::Serialize) -> Vec<u8> {
 /// Ends the list of messages and the request, on every wire.
 const TAIL: &[u8] = b"]}";
 
-/// Returns the error for data that is not what the wire promises.
-fn malformed(data: &str, error: &serde_json::Error) -> DecodeError {
-    let start: String = data.chars().take(200).collect();
-    DecodeError::Malformed { what: format!("{error}: {start}") }
+/// Appends what is said to what was said before, and returns it alone.
+fn appended(text: &mut String, more: json::Text<'_>) -> StringLoan {
+    let start = text.len();
+    more.push_onto(text);
+    StringLoan::from(&text[start..])
 }
 
 /// Returns the word for an effort; the least that the model knows where it knows none so low.

@@ -4,6 +4,7 @@ mod background;
 mod bad_input;
 mod compaction;
 mod configuration;
+mod decoding;
 mod engine;
 mod escapes;
 mod fault_matrix;
@@ -18,3 +19,9 @@ mod rate;
 mod recovery;
 mod sandbox;
 mod session;
+mod streams;
+
+/// Counted, for the tests of what takes no memory.
+#[global_allocator]
+static ALLOCATOR: vtcode_testkit::Counting<std::alloc::System> =
+    vtcode_testkit::Counting(std::alloc::System);

@@ -184,12 +184,30 @@ async fn a_refusal_of_the_model_is_a_failed_task() {
 }
 
 #[tokio::test]
-async fn an_answer_cut_off_at_the_output_limit_is_given_with_a_warning() {
+async fn an_answer_cut_off_at_the_output_limit_is_a_limit_reached() {
     for provider in PROVIDERS {
         let user = User::new();
         let model = ScriptedModel::start(vec![say("As far as").finish("length")]).await;
         let exec = user.exec_on(provider, &model, "hi");
-        exec.run().await.exits(0).prints("As far as\n").says("output limit");
+        exec.run().await.exits(4).prints("").says("As far as").says("output limit");
+    }
+}
+
+#[tokio::test]
+async fn a_call_cut_off_in_the_middle_is_not_run_and_the_model_is_told() {
+    for provider in PROVIDERS {
+        // This wire sends no half of a call.
+        if provider == "gemini" {
+            continue;
+        }
+        let user = User::new();
+        let cut = raw_call("write_file", "{\"path\":\"a.txt\",\"content\":\"lo").finish("length");
+        let model = ScriptedModel::start(vec![cut, say("Again, shorter.")]).await;
+        let exec = user.exec_on(provider, &model, "hi");
+        exec.run().await.exits(0).says("output limit");
+        let told = last_result(&model);
+        assert!(told.contains("was not run") && told.contains("cut off"), "{provider}: {told}");
+        assert!(!user.folder.path().join("a.txt").exists());
     }
 }
 

@@ -218,8 +218,8 @@ fn what_only_shows_is_not_kept() {
     let before = std::fs::read(state.journal("one")).unwrap();
     let text = || "x".to_owned();
     for kind in [
-        EventKind::TextDelta { text: text() },
-        EventKind::ReasoningDelta { text: text() },
+        EventKind::TextDelta { text: text().into() },
+        EventKind::ReasoningDelta { text: text().into() },
         EventKind::ToolProgress { call_id: text(), text: text() },
     ] {
         journal.append(&event(kind)).unwrap();

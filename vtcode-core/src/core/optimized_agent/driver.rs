@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::budget::Budget;
+use super::call_ids::CallIds;
 use super::phase::{Action, End, Input, Limit, Phase, Stop};
 use super::prefix::PrefixWatch;
 use super::repeats::Repeats;
@@ -68,6 +69,7 @@ pub(super) struct Run<'a> {
     budget: Budget,
     meter: Meter,
     repeats: Repeats,
+    call_ids: CallIds,
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
     unfinished: String,
@@ -96,6 +98,7 @@ impl<'a> Run<'a> {
     /// Takes over what the engine was given; fails when its client is not ready.
     pub(super) fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Result<Self, EngineError> {
         let Begin { prompts, mut journal, system, messages, sent } = begin;
+        let call_ids = CallIds::after(&messages);
         let (endpoint, client) = (engine.client.endpoint()?, engine.client.limits()?);
         let setup = Setup {
             model: endpoint.model.clone(),
@@ -148,6 +151,7 @@ impl<'a> Run<'a> {
             budget: Budget::default(),
             meter: Meter::new(engine.limits.measured),
             repeats,
+            call_ids,
             stream: None,
             unfinished: String::new(),
             usage: Usage::default(),

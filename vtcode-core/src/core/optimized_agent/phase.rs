@@ -178,6 +178,8 @@ pub enum Limit {
     Wall(std::time::Duration),
     /// `optimization.agent_execution.max_memory_mb`.
     Memory(OutOfMemory),
+    /// The most that the model says in one answer.
+    Output,
 }
 
 impl std::fmt::Display for Limit {
@@ -195,6 +197,9 @@ impl std::fmt::Display for Limit {
             ),
             Self::Memory(full) => write!(f, "the memory limit was reached: {full}"),
             Self::Wall(d) => write!(f, "the time limit of {d:?} was reached (--max-wall)"),
+            Self::Output => f.write_str(
+                "the answer was cut off at the output limit (limits.max_output_tokens, or the model's own)",
+            ),
         }
     }
 }
@@ -320,14 +325,22 @@ fn answer_ended(
     reason: FinishReason,
     limits: &AgentLimits,
 ) -> (Phase, Vec<Action>) {
+    let cut_off = reason == FinishReason::Length;
     if !answer.calls.is_empty() {
         let mut actions = answer.start_waiting();
+        if cut_off {
+            actions.push(Action::Warn(
+                "the answer was cut off at the output limit after a tool call and goes on from it"
+                    .to_owned(),
+            ));
+        }
         let (phase, more) = next_turn(task, answer, limits);
         actions.extend(more);
         return (phase, actions);
     }
     let text = words(&answer.parts);
-    if text.trim().is_empty() && reason != FinishReason::Refusal {
+    // One that spent all its tokens on thinking would do so again.
+    if text.trim().is_empty() && !matches!(reason, FinishReason::Refusal | FinishReason::Length) {
         if task.empty < EMPTY_ANSWERS_ALLOWED {
             task.empty += 1;
             let again = Action::Again {
@@ -346,10 +359,9 @@ fn answer_ended(
     }
     let mut actions = Vec::new();
     actions.extend(answer.into_messages());
-    if reason == FinishReason::Length {
-        actions.push(Action::Warn("the answer was cut off at the model's output limit".to_owned()));
-    }
-    let end = if reason == FinishReason::Refusal {
+    let end = if cut_off {
+        End::Limit(Limit::Output)
+    } else if reason == FinishReason::Refusal {
         let message = match text.trim() {
             "" => "the model, or a filter of its provider, refused without a word".to_owned(),
             words => format!("the model refused: {words}"),

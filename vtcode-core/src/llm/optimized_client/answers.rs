@@ -105,9 +105,11 @@ impl Kept {
         let mut events = vec![StreamEvent::FirstByte];
         for part in &self.parts {
             match part {
-                Part::Text { text } => events.push(StreamEvent::Delta(Delta::Text(text.clone()))),
+                Part::Text { text } => {
+                    events.push(StreamEvent::Delta(Delta::Text(text.as_str().into())));
+                }
                 Part::Reasoning { text, .. } if !text.is_empty() => {
-                    events.push(StreamEvent::Delta(Delta::Reasoning(text.clone())));
+                    events.push(StreamEvent::Delta(Delta::Reasoning(text.as_str().into())));
                 }
                 Part::Reasoning { .. } | Part::ToolCall(_) => {}
             }

@@ -48,6 +48,8 @@ pub(super) struct Attempts {
     state: State,
     /// What was decoded and not yet given out.
     ready: VecDeque<StreamEvent>,
+    /// What the decoder gives; kept for its room.
+    deltas: Vec<Delta>,
     /// What comes after that.
     failed: Option<LlmError>,
     /// True once words or a call were decoded: another attempt would say them twice.
@@ -150,6 +152,7 @@ impl Attempts {
             budget,
             state: State::Waiting { until: Instant::now() },
             ready: warning.into_iter().map(|what| StreamEvent::Degraded { what }).collect(),
+            deltas: Vec::new(),
             failed: None,
             committed: false,
             reservation: None,
@@ -360,7 +363,7 @@ impl Attempts {
             return;
         }
         answer.framing.begin(bytes);
-        let mut deltas = Vec::new();
+        let mut deltas = std::mem::take(&mut self.deltas);
         let result =
             match &mut answer.framing {
                 Framing::Unknown => Ok(()),
@@ -390,7 +393,7 @@ impl Attempts {
     /// even if the connection broke between that and its own end.
     fn end(&mut self, broken: Option<LlmError>) {
         let State::Answering(answer) = &mut self.state else { return };
-        let mut deltas = Vec::new();
+        let mut deltas = std::mem::take(&mut self.deltas);
         let result = match &answer.framing {
             Framing::Unknown | Framing::Events(_) => answer
                 .decoder
@@ -419,15 +422,24 @@ impl Attempts {
         }
     }
 
-    fn give(&mut self, deltas: Vec<Delta>) {
+    /// Gives out deltas. Words that came together are told together: each event costs its readers
+    /// more than its words do. bench: decode, and bench-agent's long answer
+    fn give(&mut self, mut deltas: Vec<Delta>) {
         let finished = deltas.iter().any(|delta| matches!(delta, Delta::Finish(_)));
-        for delta in deltas {
+        for delta in deltas.drain(..) {
             match (&delta, &mut self.running) {
                 (Delta::Usage(usage), Some(running)) => running.used(*usage),
                 _ => self.committed = true,
             }
-            self.ready.push_back(StreamEvent::Delta(delta));
+            match (self.ready.back_mut(), &delta) {
+                (Some(StreamEvent::Delta(Delta::Text(said))), Delta::Text(more))
+                | (Some(StreamEvent::Delta(Delta::Reasoning(said))), Delta::Reasoning(more)) => {
+                    said.push_str(more);
+                }
+                _ => self.ready.push_back(StreamEvent::Delta(delta)),
+            }
         }
+        self.deltas = deltas;
         if finished {
             let attempt = self.attempt_ended(Outcome::Done);
             self.ready.extend(attempt.map(StreamEvent::AttemptEnded));

@@ -496,7 +496,7 @@ async fn an_answer_cut_before_its_first_word_is_asked_for_again() {
 async fn an_answer_cut_after_its_first_word_is_not_said_twice() {
     let server = Server::start([vec![stream_head(), words("half"), Step::Close]]).await;
     let (events, error) = events(&server.client()).await;
-    assert!(events.contains(&StreamEvent::Delta(Delta::Text("half".to_owned()))), "{events:?}");
+    assert!(events.contains(&StreamEvent::Delta(Delta::Text("half".into()))), "{events:?}");
     assert_eq!(retries(&events), 0);
     let error = error.unwrap();
     assert!(matches!(error, LlmError::Interrupted { .. }), "{error:?}");
@@ -766,8 +766,7 @@ async fn dropping_the_stream_closes_its_connection() {
     let server = Server::start([vec![stream_head(), words("a"), Step::Hang], say("b")]).await;
     let client = server.client();
     let mut stream = client.stream(&LLMRequest::from_prompt("hi"));
-    while stream.next().await.unwrap().unwrap() != StreamEvent::Delta(Delta::Text("a".to_owned())) {
-    }
+    while stream.next().await.unwrap().unwrap() != StreamEvent::Delta(Delta::Text("a".into())) {}
     drop(stream);
     tokio::time::timeout(GUARD, server.seen.client_closed.notified()).await.unwrap();
     assert_eq!(ask(&client).await.unwrap().text(), "b");
@@ -794,7 +793,7 @@ async fn asking_for_an_event_can_be_given_up_and_taken_up_again() {
     };
     tokio::time::timeout(GUARD, all).await.unwrap();
     assert_eq!(retries(&told), 1);
-    assert!(told.contains(&StreamEvent::Delta(Delta::Text("whole".to_owned()))), "{told:?}");
+    assert!(told.contains(&StreamEvent::Delta(Delta::Text("whole".into()))), "{told:?}");
     let finished = StreamEvent::Delta(Delta::Finish(FinishReason::Stop));
     assert!(
         matches!(&told[told.len() - 2..], [last, StreamEvent::AttemptEnded(_)] if *last == finished)
@@ -873,8 +872,7 @@ async fn an_answer_that_nobody_waits_for_is_in_the_ledger_too() {
     let server = Server::start([vec![stream_head(), words("a"), Step::Hang]]).await;
     let client = server.client();
     let mut stream = client.stream(&LLMRequest::from_prompt("hi"));
-    while stream.next().await.unwrap().unwrap() != StreamEvent::Delta(Delta::Text("a".to_owned())) {
-    }
+    while stream.next().await.unwrap().unwrap() != StreamEvent::Delta(Delta::Text("a".into())) {}
     assert_eq!(stream.cancel().map(|attempt| attempt.outcome), Some(Outcome::Cancelled));
     assert_eq!(client.get_metrics().await.attempts, [(Outcome::Cancelled, 1)]);
 }

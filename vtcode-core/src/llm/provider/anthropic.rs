@@ -6,14 +6,14 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::arguments::as_object;
 use super::halves::Halves;
-use super::text::{Text, if_sound};
+use super::json::{self, Json, Text};
 use super::{
-    DecodeError, Decoder, Provider, TAIL, malformed, name_call, render, reported, schema, seal,
+    DecodeError, Decoder, Provider, TAIL, appended, name_call, render, reported, schema, seal,
 };
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::core::conversation::{Conversation, Insert, RequestBody};
@@ -310,84 +310,41 @@ fn past<'a>((part, input): (&'a Part, &'a Option<Box<RawValue>>)) -> Option<Bloc
     }
 }
 
-#[derive(Deserialize)]
+/// The fields of an event that are heard.
+#[derive(Default)]
 struct Event<'a> {
-    #[serde(borrow, default)]
-    r#type: Text<'a>,
-    #[serde(default, deserialize_with = "if_sound")]
-    index: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    message: Option<Started>,
-    #[serde(borrow)]
-    content_block: Option<BlockStart<'a>>,
-    #[serde(borrow)]
-    delta: Option<BlockDelta<'a>>,
-    #[serde(default, deserialize_with = "if_sound")]
-    usage: Option<Counts>,
+    kind: Json<'a>,
+    index: Json<'a>,
+    message: Json<'a>,
+    content_block: Json<'a>,
+    delta: Json<'a>,
+    usage: Json<'a>,
+    /// Of an answer that is not streamed.
+    content: Json<'a>,
+    stop_reason: Json<'a>,
 }
 
-/// An answer that is not streamed.
-#[derive(Deserialize)]
-struct Whole<'a> {
-    #[serde(borrow)]
-    content: Option<Vec<BlockStart<'a>>>,
-    #[serde(borrow, default)]
-    stop_reason: Text<'a>,
-    #[serde(default, deserialize_with = "if_sound")]
-    usage: Option<Counts>,
-}
-
-#[derive(Deserialize)]
-struct Started {
-    #[serde(default, deserialize_with = "if_sound")]
-    usage: Option<Counts>,
-}
-
-#[derive(Deserialize, Default)]
-struct BlockStart<'a> {
-    #[serde(borrow, default)]
-    r#type: Text<'a>,
-    #[serde(borrow, default)]
-    id: Text<'a>,
-    #[serde(borrow, default)]
-    name: Text<'a>,
-    #[serde(borrow, default)]
-    text: Text<'a>,
-    #[serde(borrow, default)]
-    thinking: Text<'a>,
-    #[serde(borrow, default)]
-    signature: Text<'a>,
-    #[serde(borrow, default)]
-    data: Text<'a>,
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize, Default)]
+/// The fields of a block's start, or of what is added to it, that are heard.
+#[derive(Default)]
 struct BlockDelta<'a> {
-    #[serde(borrow, default)]
     text: Text<'a>,
-    #[serde(borrow, default)]
     thinking: Text<'a>,
-    #[serde(borrow, default)]
     signature: Text<'a>,
-    #[serde(borrow, default)]
     partial_json: Text<'a>,
-    #[serde(borrow, default)]
-    stop_reason: Text<'a>,
 }
 
-#[derive(Deserialize)]
-#[allow(clippy::struct_field_names, reason = "the names are the wire's")]
-struct Counts {
-    #[serde(default, deserialize_with = "if_sound")]
-    input_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    cache_read_input_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    cache_creation_input_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    output_tokens: Option<u64>,
+impl<'a> BlockDelta<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut delta = Self::default();
+        json.fields(|key, value| match key {
+            "text" => delta.text = value.text(),
+            "thinking" => delta.thinking = value.text(),
+            "signature" => delta.signature = value.text(),
+            "partial_json" => delta.partial_json = value.text(),
+            _ => {}
+        });
+        delta
+    }
 }
 
 #[derive(Default)]
@@ -411,20 +368,29 @@ impl Decoder for AnthropicDecoder {
             return Ok(());
         }
         let data = &*self.halves.join(data);
-        let event: Event<'_> =
-            serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-        let kind = if event.r#type.is_empty() { name } else { &*event.r#type.0 };
-        let index = event.index.unwrap_or(0);
+        let mut event = Event::default();
+        json::event(data, |key, value| match key {
+            "type" => event.kind = value,
+            "index" => event.index = value,
+            "message" => event.message = value,
+            "content_block" => event.content_block = value,
+            "delta" => event.delta = value,
+            "usage" => event.usage = value,
+            "content" => event.content = value,
+            "stop_reason" => event.stop_reason = value,
+            _ => {}
+        })?;
+        let kind = event.kind.text().said();
+        let kind = if kind.is_empty() { name } else { &*kind };
+        let index = event.index.number().unwrap_or(0);
         match kind {
-            "message" => return self.whole(data, out),
-            "message_start" => {
-                self.count(event.message.and_then(|message| message.usage), out);
-            }
+            "message" => return self.whole(&event, out),
+            "message_start" => self.count(event.message.field("usage"), out),
             "content_block_start" => {
                 self.give_bare(out);
-                self.start(index, event.content_block.unwrap_or_default(), out);
+                self.start(index, event.content_block, out);
             }
-            "content_block_delta" => self.delta(index, event.delta.unwrap_or_default(), out),
+            "content_block_delta" => self.delta(index, &BlockDelta::of(event.delta), out),
             "content_block_stop" => {
                 if let Some(at) = self.open.iter().position(|(open, _)| *open == index) {
                     let (_, part) = self.open.remove(at);
@@ -432,9 +398,9 @@ impl Decoder for AnthropicDecoder {
                 }
             }
             "message_delta" => {
-                let reason = event.delta.unwrap_or_default().stop_reason;
+                let reason = event.delta.field("stop_reason").text();
                 if !reason.is_empty() {
-                    self.finish = Some(finish_reason(&reason.0));
+                    self.finish = Some(finish_reason(&reason.said()));
                     if self.finish != Some(FinishReason::Length) {
                         self.give_bare(out);
                     }
@@ -447,10 +413,7 @@ impl Decoder for AnthropicDecoder {
                 }
                 return self.end(out);
             }
-            "error" => {
-                let event = serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-                return Err(reported::in_stream(&event));
-            }
+            "error" => return Err(reported::in_stream(data)),
             // `ping`, and what later versions add.
             _ => {}
         }
@@ -483,43 +446,40 @@ fn finish_reason(name: &str) -> FinishReason {
 }
 
 impl AnthropicDecoder {
-    fn whole(&mut self, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
-        let whole: Whole<'_> =
-            serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-        for block in whole.content.into_iter().flatten() {
+    fn whole(&mut self, event: &Event<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        for block in event.content.items() {
             self.give_bare(out);
             self.start(0, block, out);
             if let Some((_, part)) = self.open.pop() {
                 self.stop(part, out);
             }
         }
-        let finish = finish_reason(&whole.stop_reason.0);
+        let finish = finish_reason(&event.stop_reason.text().said());
         if finish != FinishReason::Length {
             self.give_bare(out);
         }
         self.finish = Some(finish);
-        self.count(whole.usage, out);
+        self.count(event.usage, out);
         self.end(out)
     }
 
-    fn start(&mut self, index: u64, block: BlockStart<'_>, out: &mut Vec<Delta>) {
-        let part = match &*block.r#type.0 {
+    fn start(&mut self, index: u64, block: Json<'_>, out: &mut Vec<Delta>) {
+        let said = |name| block.field(name).text().said().into_owned();
+        let part = match &*block.field("type").text().said() {
             "text" => Part::Text { text: String::new() },
             "thinking" => Part::Reasoning { text: String::new(), signature: None, redacted: false },
             "redacted_thinking" => Part::Reasoning {
                 text: String::new(),
-                signature: Some(block.data.0.into_owned()),
+                signature: Some(said("data")),
                 redacted: true,
             },
             "tool_use" => Part::ToolCall(ToolCall {
-                id: block.id.0.into_owned(),
-                name: block.name.0.into_owned(),
+                id: said("id"),
+                name: said("name"),
                 // By the documents `{}` here and the arguments in deltas; compatible servers
                 // also send all of them here.
-                arguments: block
-                    .input
-                    .map(RawValue::get)
-                    .filter(|input| input.bytes().any(|byte| byte == b'"'))
+                arguments: Some(block.field("input").raw())
+                    .filter(|input| input.contains('"'))
                     .unwrap_or_default()
                     .to_owned(),
             }),
@@ -527,32 +487,28 @@ impl AnthropicDecoder {
             _ => return,
         };
         self.open.push((index, part));
-        let said = BlockDelta {
-            text: block.text,
-            thinking: block.thinking,
-            signature: block.signature,
-            ..BlockDelta::default()
-        };
-        self.delta(index, said, out);
+        self.delta(
+            index,
+            &BlockDelta { partial_json: Text::default(), ..BlockDelta::of(block) },
+            out,
+        );
     }
 
-    fn delta(&mut self, index: u64, delta: BlockDelta<'_>, out: &mut Vec<Delta>) {
+    fn delta(&mut self, index: u64, delta: &BlockDelta<'_>, out: &mut Vec<Delta>) {
         let Some((_, part)) = self.open.iter_mut().find(|(open, _)| *open == index) else { return };
         match part {
             Part::Text { text } if !delta.text.is_empty() => {
-                text.push_str(&delta.text.0);
-                out.push(Delta::Text(delta.text.0.into_owned()));
+                out.push(Delta::Text(appended(text, delta.text)));
             }
             Part::Reasoning { text, signature, redacted: false } => {
                 if !delta.thinking.is_empty() {
-                    text.push_str(&delta.thinking.0);
-                    out.push(Delta::Reasoning(delta.thinking.0.into_owned()));
+                    out.push(Delta::Reasoning(appended(text, delta.thinking)));
                 }
                 if !delta.signature.is_empty() {
-                    signature.get_or_insert_default().push_str(&delta.signature.0);
+                    delta.signature.push_onto(signature.get_or_insert_default());
                 }
             }
-            Part::ToolCall(call) => call.arguments.push_str(&delta.partial_json.0),
+            Part::ToolCall(call) => delta.partial_json.push_onto(&mut call.arguments),
             _ => {}
         }
     }
@@ -579,17 +535,20 @@ impl AnthropicDecoder {
     }
 
     /// Takes counts; each event tells only some of them.
-    fn count(&mut self, counts: Option<Counts>, out: &mut Vec<Delta>) {
-        let Some(counts) = counts else { return };
-        let told = [
-            counts.input_tokens,
-            counts.cache_read_input_tokens,
-            counts.cache_creation_input_tokens,
-            counts.output_tokens,
-        ];
-        for (known, told) in self.counts.iter_mut().zip(told) {
-            *known = told.unwrap_or(*known);
+    fn count(&mut self, counts: Json<'_>, out: &mut Vec<Delta>) {
+        if !counts.is_object() {
+            return;
         }
+        counts.fields(|key, value| {
+            let known = match key {
+                "input_tokens" => &mut self.counts[0],
+                "cache_read_input_tokens" => &mut self.counts[1],
+                "cache_creation_input_tokens" => &mut self.counts[2],
+                "output_tokens" => &mut self.counts[3],
+                _ => return,
+            };
+            *known = value.number().unwrap_or(*known);
+        });
         let [fresh, cached, written, output] = self.counts;
         out.push(Delta::Usage(Usage {
             input_tokens: fresh.saturating_add(cached).saturating_add(written),
@@ -738,7 +697,6 @@ mod tests {
                 usage 0 (0) 1
                 text "hi"
                 = text "hi"
-                usage 0 (0) 1
                 finish Stop
             "#]],
         );

@@ -7,14 +7,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::arguments::as_object;
 use super::halves::Halves;
-use super::text::{Text, if_sound};
-use super::{DecodeError, Decoder, Provider, malformed, name_call, render, reported, seal};
+use super::json::{self, Json, Text};
+use super::{DecodeError, Decoder, Provider, appended, name_call, render, reported, seal};
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
@@ -304,84 +304,50 @@ fn past(parts: &[Part]) -> Vec<PastPart<'_>> {
     sent
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    candidates: Option<Vec<Candidate<'a>>>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    prompt_feedback: Option<Feedback<'a>>,
-    #[serde(default, deserialize_with = "if_sound")]
-    usage_metadata: Option<Counts>,
-    #[serde(borrow, default)]
-    response_id: Text<'a>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The fields of a candidate that are heard.
+#[derive(Default)]
 struct Candidate<'a> {
-    #[serde(default, deserialize_with = "if_sound")]
-    index: Option<u64>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    content: Option<Spoken<'a>>,
-    #[serde(borrow, default)]
+    index: Json<'a>,
+    content: Json<'a>,
     finish_reason: Text<'a>,
-    #[serde(borrow, default)]
     finish_message: Text<'a>,
 }
 
-#[derive(Deserialize)]
-struct Spoken<'a> {
-    #[serde(borrow)]
-    parts: Option<Vec<Piece<'a>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The fields of a part that are heard.
+#[derive(Default)]
 struct Piece<'a> {
-    #[serde(borrow, default)]
     text: Text<'a>,
-    #[serde(default, deserialize_with = "if_sound")]
-    thought: Option<bool>,
-    #[serde(borrow, default)]
+    thought: bool,
     thought_signature: Text<'a>,
-    #[serde(borrow)]
-    function_call: Option<CallPiece<'a>>,
+    function_call: Json<'a>,
 }
 
-#[derive(Deserialize)]
-struct CallPiece<'a> {
-    #[serde(borrow, default)]
-    id: Text<'a>,
-    #[serde(borrow, default)]
-    name: Text<'a>,
-    #[serde(borrow)]
-    args: Option<&'a RawValue>,
+impl<'a> Candidate<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut candidate = Self::default();
+        json.fields(|key, value| match key {
+            "index" => candidate.index = value,
+            "content" => candidate.content = value,
+            "finishReason" => candidate.finish_reason = value.text(),
+            "finishMessage" => candidate.finish_message = value.text(),
+            _ => {}
+        });
+        candidate
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Feedback<'a> {
-    #[serde(borrow, default)]
-    block_reason: Text<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_field_names, reason = "the names are the wire's")]
-struct Counts {
-    #[serde(default, deserialize_with = "if_sound")]
-    prompt_token_count: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    tool_use_prompt_token_count: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    cached_content_token_count: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    candidates_token_count: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    thoughts_token_count: Option<u64>,
+impl<'a> Piece<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut piece = Self::default();
+        json.fields(|key, value| match key {
+            "text" => piece.text = value.text(),
+            "thought" => piece.thought = value.is_true(),
+            "thoughtSignature" => piece.thought_signature = value.text(),
+            "functionCall" => piece.function_call = value,
+            _ => {}
+        });
+        piece
+    }
 }
 
 /// The text that is being spoken; more of it may follow.
@@ -409,14 +375,12 @@ impl Decoder for GeminiDecoder {
             return Ok(());
         }
         let data = &*self.halves.join(data);
-        let broken = |error| malformed(data, &error);
         // A server that was not heard to be asked for events sends a list of all chunks.
-        let chunks: Vec<Chunk<'_>> = if data.trim_start().starts_with('[') {
-            serde_json::from_str(data).map_err(broken)?
-        } else {
-            vec![serde_json::from_str(data).map_err(broken)?]
-        };
-        chunks.into_iter().try_for_each(|chunk| self.chunk(chunk, out))
+        let data = json::value(data)?;
+        if data.is_list() {
+            return data.items().try_for_each(|chunk| self.chunk(chunk, out));
+        }
+        self.chunk(data, out)
     }
 
     fn end(&mut self, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
@@ -436,53 +400,62 @@ impl Decoder for GeminiDecoder {
 }
 
 impl GeminiDecoder {
-    fn chunk(&mut self, chunk: Chunk<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
-        if let Some(error) = chunk.error.filter(|error| error.get() != "null") {
-            let error = serde_json::from_str(error.get()).unwrap_or_default();
-            return Err(reported::in_stream(&error));
+    fn chunk(&mut self, chunk: Json<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        let (mut candidates, mut feedback, mut usage, mut id, mut error) =
+            <(Json<'_>, Json<'_>, Json<'_>, Text<'_>, Json<'_>)>::default();
+        chunk.fields(|key, value| match key {
+            "candidates" => candidates = value,
+            "promptFeedback" => feedback = value,
+            "usageMetadata" => usage = value,
+            "responseId" => id = value.text(),
+            "error" => error = value,
+            _ => {}
+        });
+        if !error.is_none() {
+            return Err(reported::in_stream(error.raw()));
         }
-        if !chunk.response_id.is_empty() {
-            self.response_id = chunk.response_id.0.into_owned();
+        if !id.is_empty() && self.response_id.is_empty() {
+            self.response_id = id.said().into_owned();
         }
         let mut reason = Ok(());
         // We ask for one answer; a server that sends more gets its first one heard.
-        let first = |candidate: &Candidate<'_>| candidate.index.unwrap_or(0) == 0;
-        for candidate in chunk.candidates.into_iter().flatten().filter(first) {
-            for piece in candidate.content.and_then(|content| content.parts).into_iter().flatten() {
-                self.piece(piece, out)?;
+        let first = |candidate: &Candidate<'_>| candidate.index.number().unwrap_or(0) == 0;
+        for candidate in candidates.items().map(Candidate::of).filter(first) {
+            for piece in candidate.content.field("parts").items() {
+                self.piece(&Piece::of(piece), out)?;
             }
             if !candidate.finish_reason.is_empty() {
-                let told = finish_reason(&candidate.finish_reason.0, &candidate.finish_message.0);
-                reason = told.map(|finish| self.finish = Some(finish));
+                let (name, message) =
+                    (candidate.finish_reason.said(), candidate.finish_message.said());
+                reason = finish_reason(&name, &message).map(|finish| self.finish = Some(finish));
             }
         }
-        if chunk.prompt_feedback.is_some_and(|feedback| !feedback.block_reason.is_empty()) {
+        if !feedback.field("blockReason").text().is_empty() {
             self.finish = Some(FinishReason::Refusal);
         }
-        if let Some(counts) = chunk.usage_metadata {
-            self.count(&counts, out);
+        if usage.is_object() {
+            self.count(usage, out);
         }
         reason
     }
 
-    fn piece(&mut self, piece: Piece<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
-        let seal = &*piece.thought_signature.0;
-        if let Some(call) = piece.function_call {
+    fn piece(&mut self, piece: &Piece<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        let seal = &*piece.thought_signature.said();
+        if !piece.function_call.is_none() {
             self.close(out);
             give_seal(seal::GEMINI_NEXT, seal, out);
-            return self.call(call, out);
+            return self.call(piece.function_call, out);
         }
-        let words = piece.text.0;
-        if piece.thought == Some(true) {
+        let words = piece.text;
+        if piece.thought {
             if !matches!(self.open, Some(Open::Thought(_))) {
                 self.close(out);
             }
             if !words.is_empty() {
                 let open = self.open.get_or_insert(Open::Thought(String::new()));
                 if let Open::Thought(text) = open {
-                    text.push_str(&words);
+                    out.push(Delta::Reasoning(appended(text, words)));
                 }
-                out.push(Delta::Reasoning(words.into_owned()));
             }
             if !seal.is_empty() {
                 self.close_sealed(seal, out);
@@ -500,9 +473,8 @@ impl GeminiDecoder {
                 self.close(out);
             }
             if let Open::Text(text) = self.open.get_or_insert(Open::Text(String::new())) {
-                text.push_str(&words);
+                out.push(Delta::Text(appended(text, words)));
             }
-            out.push(Delta::Text(words.into_owned()));
             if !seal.is_empty() {
                 self.close(out);
             }
@@ -531,35 +503,38 @@ impl GeminiDecoder {
         }
     }
 
-    fn call(&mut self, call: CallPiece<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
-        if call.name.is_empty() {
+    fn call(&mut self, call: Json<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        let name = call.field("name").text().said().into_owned();
+        if name.is_empty() {
             return Err(DecodeError::Malformed { what: "a tool call without a name".to_owned() });
         }
         self.calls_given += 1;
         // Older models name no call. The answer's own name tells this one from all others of the
         // session, in which only one answer has it.
-        let id = match (&*call.id.0, &*self.response_id) {
+        let id = match (&*call.field("id").text().said(), &*self.response_id) {
             ("", "") => String::new(),
             ("", answer) => format!("{answer}_{}", self.calls_given),
             (id, _) => id.to_owned(),
         };
-        let arguments = call.args.map_or("", RawValue::get);
+        let arguments = call.field("args").raw();
         let arguments = if arguments == "null" { "" } else { arguments }.to_owned();
-        let mut call = ToolCall { id, name: call.name.0.into_owned(), arguments };
+        let mut call = ToolCall { id, name, arguments };
         name_call(&mut call, self.calls_given, &mut self.ids);
         out.push(Delta::Part(Part::ToolCall(call)));
         Ok(())
     }
 
-    fn count(&mut self, counts: &Counts, out: &mut Vec<Delta>) {
-        let sum = |one: Option<u64>, other: Option<u64>| {
-            one.unwrap_or(0).saturating_add(other.unwrap_or(0))
-        };
-        let usage = Usage {
-            input_tokens: sum(counts.prompt_token_count, counts.tool_use_prompt_token_count),
-            cached_input_tokens: counts.cached_content_token_count.unwrap_or(0),
-            output_tokens: sum(counts.candidates_token_count, counts.thoughts_token_count),
-        };
+    fn count(&mut self, counts: Json<'_>, out: &mut Vec<Delta>) {
+        let mut usage = Usage::default();
+        counts.fields(|key, value| {
+            let sum = match key {
+                "promptTokenCount" | "toolUsePromptTokenCount" => &mut usage.input_tokens,
+                "cachedContentTokenCount" => &mut usage.cached_input_tokens,
+                "candidatesTokenCount" | "thoughtsTokenCount" => &mut usage.output_tokens,
+                _ => return,
+            };
+            *sum = sum.saturating_add(value.number().unwrap_or(0));
+        });
         // The counts stand on every chunk.
         if usage != self.usage {
             self.usage = usage;

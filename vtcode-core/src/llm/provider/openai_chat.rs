@@ -8,17 +8,17 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
 use super::arguments::{ObjectScan, as_object};
 use super::halves::Halves;
-use super::text::{Text, if_sound};
+use super::json::{self, Json, Text};
 use super::{
-    DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported, schema,
+    DecodeError, Decoder, Provider, appended, marked_text, name_call, render, reported, schema,
 };
 use crate::config::dialect::{
-    AnswerSchema, EffortField, ModelFacts, OutputLimit, Quirks, SchemaField, Thinking,
+    AnswerSchema, EffortField, IdForm, ModelFacts, OutputLimit, Quirks, SchemaField, Thinking,
+    ThinkingBack,
 };
 use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
 
@@ -90,14 +90,14 @@ impl Provider for OpenAiChat {
     fn segment(&self, message: &Message) -> Bytes {
         match message {
             Message::User { text } => render(&Said { role: "user", content: text }).into(),
-            Message::Assistant { parts } => assistant(parts),
+            Message::Assistant { parts } => self.past(parts),
             Message::Tool { results } => {
                 let mut bytes = Vec::new();
                 for result in results {
                     if !bytes.is_empty() {
                         bytes.push(b',');
                     }
-                    bytes.extend(answer(result));
+                    bytes.extend(self.answer(result));
                 }
                 bytes.into()
             }
@@ -208,13 +208,17 @@ struct Assistant<'a> {
     role: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<PastCall<'a>>,
 }
 
 #[derive(Serialize)]
 struct PastCall<'a> {
-    id: &'a str,
+    id: Cow<'a, str>,
     r#type: &'static str,
     function: PastFunction<'a>,
 }
@@ -228,113 +232,147 @@ struct PastFunction<'a> {
 #[derive(Serialize)]
 struct Answer<'a> {
     role: &'static str,
-    tool_call_id: &'a str,
+    tool_call_id: Cow<'a, str>,
     content: Cow<'a, str>,
 }
 
-/// Renders what the model said. Its thinking is not sent: the wire has no field for it that all
-/// servers take. Nothing said gives nothing, since servers refuse an assistant without content.
-fn assistant(parts: &[Part]) -> Bytes {
-    let content: String = parts
-        .iter()
-        .filter_map(|part| match part {
-            Part::Text { text } => Some(text.as_str()),
+impl OpenAiChat {
+    /// Renders what the model said. Its thinking is sent to servers that want it back, with the
+    /// calls that it led to: the wire has no field for it that all servers take. Nothing said gives
+    /// nothing, since servers refuse an assistant without content.
+    fn past(&self, parts: &[Part]) -> Bytes {
+        let content: String = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Text { text } => Some(text.as_str()),
+                _ => None,
+            })
+            .collect();
+        let tool_calls: Vec<_> = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::ToolCall(call) => Some(PastCall {
+                    id: self.id(&call.id),
+                    r#type: "function",
+                    function: PastFunction {
+                        name: &call.name,
+                        arguments: as_object(&call.arguments),
+                    },
+                }),
+                _ => None,
+            })
+            .collect();
+        if content.is_empty() && tool_calls.is_empty() {
+            return Bytes::new();
+        }
+        let content = Some(content).filter(|content| !content.is_empty());
+        let thought = parts.iter().find_map(|part| match part {
+            Part::Reasoning { text, .. } if !text.is_empty() => Some(&**text),
             _ => None,
+        });
+        let thought = thought.filter(|_| !tool_calls.is_empty());
+        let back = |field| thought.filter(|_| self.quirks.thinking_back == field);
+        render(&Assistant {
+            role: "assistant",
+            content,
+            reasoning_content: back(ThinkingBack::ReasoningContent),
+            reasoning: back(ThinkingBack::Reasoning),
+            tool_calls,
         })
-        .collect();
-    let tool_calls: Vec<_> = parts
-        .iter()
-        .filter_map(|part| match part {
-            Part::ToolCall(call) => Some(PastCall {
-                id: &call.id,
-                r#type: "function",
-                function: PastFunction { name: &call.name, arguments: as_object(&call.arguments) },
-            }),
-            _ => None,
-        })
-        .collect();
-    if content.is_empty() && tool_calls.is_empty() {
-        return Bytes::new();
+        .into()
     }
-    let content = Some(content).filter(|content| !content.is_empty());
-    render(&Assistant { role: "assistant", content, tool_calls }).into()
+
+    fn answer(&self, result: &ToolAnswer) -> Vec<u8> {
+        let content = marked_text(result);
+        render(&Answer { role: "tool", tool_call_id: self.id(&result.call_id), content })
+    }
+
+    /// Returns a call's id as the server takes it back.
+    fn id<'a>(&self, id: &'a str) -> Cow<'a, str> {
+        let fits = id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        match self.quirks.ids {
+            IdForm::NineAlphanumeric if !fits => {
+                // Of a hash, so that it is the same in the call and in its answer.
+                Cow::Owned(blake3::hash(id.as_bytes()).to_hex()[..9].to_owned())
+            }
+            _ => Cow::Borrowed(id),
+        }
+    }
 }
 
-fn answer(result: &ToolAnswer) -> Vec<u8> {
-    let content = marked_text(result);
-    render(&Answer { role: "tool", tool_call_id: &result.call_id, content })
-}
-
-#[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    #[serde(default, deserialize_with = "if_sound")]
-    usage: Option<ChatUsage>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
+/// The fields of a choice that are heard.
+#[derive(Default)]
 struct Choice<'a> {
-    #[serde(default, deserialize_with = "if_sound")]
-    index: Option<i64>,
-    #[serde(borrow)]
-    delta: Option<Spoken<'a>>,
-    /// The whole answer, from a server that does not stream.
-    #[serde(borrow)]
-    message: Option<Spoken<'a>>,
-    #[serde(borrow, default)]
-    finish_reason: Text<'a>,
+    index: Json<'a>,
+    /// What is said; the whole answer, from a server that does not stream.
+    said: Json<'a>,
+    finish_reason: Json<'a>,
 }
 
-#[derive(Deserialize)]
+/// The fields of what is said that are heard.
+#[derive(Default)]
 struct Spoken<'a> {
-    #[serde(borrow, default)]
-    content: Text<'a>,
-    #[serde(borrow, default)]
-    refusal: Text<'a>,
-    #[serde(borrow, default)]
-    reasoning_content: Text<'a>,
-    #[serde(borrow, default)]
-    reasoning: Text<'a>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<CallDelta<'a>>>,
+    /// Words; a list of pieces from servers that say what is thinking in it.
+    content: Json<'a>,
+    refusal: Json<'a>,
+    reasoning_content: Json<'a>,
+    reasoning: Json<'a>,
+    tool_calls: Json<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default)]
 struct CallDelta<'a> {
-    #[serde(default, deserialize_with = "if_sound")]
-    index: Option<i64>,
-    #[serde(borrow, default)]
-    id: Text<'a>,
-    #[serde(borrow)]
-    function: Option<FunctionDelta<'a>>,
-}
-
-#[derive(Deserialize, Default)]
-struct FunctionDelta<'a> {
-    #[serde(borrow, default)]
-    name: Text<'a>,
+    index: Json<'a>,
+    id: Json<'a>,
+    name: Json<'a>,
     /// A fragment of text; some servers send the object itself.
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
+    arguments: Json<'a>,
 }
 
-#[derive(Deserialize)]
-struct ChatUsage {
-    #[serde(default, deserialize_with = "if_sound")]
-    prompt_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    completion_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    prompt_tokens_details: Option<PromptDetails>,
+impl<'a> Choice<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut choice = Self::default();
+        json.fields(|key, value| match key {
+            "index" => choice.index = value,
+            "delta" if !value.is_none() => choice.said = value,
+            "message" if choice.said.is_none() => choice.said = value,
+            "finish_reason" => choice.finish_reason = value,
+            _ => {}
+        });
+        choice
+    }
 }
 
-#[derive(Deserialize)]
-struct PromptDetails {
-    #[serde(default, deserialize_with = "if_sound")]
-    cached_tokens: Option<u64>,
+impl<'a> Spoken<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut said = Self::default();
+        json.fields(|key, value| match key {
+            "content" => said.content = value,
+            "refusal" => said.refusal = value,
+            "reasoning_content" => said.reasoning_content = value,
+            "reasoning" => said.reasoning = value,
+            "tool_calls" => said.tool_calls = value,
+            _ => {}
+        });
+        said
+    }
+}
+
+impl<'a> CallDelta<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut call = Self::default();
+        json.fields(|key, value| match key {
+            "index" => call.index = value,
+            "id" => call.id = value,
+            "function" => value.fields(|key, value| match key {
+                "name" => call.name = value,
+                "arguments" => call.arguments = value,
+                _ => {}
+            }),
+            _ => {}
+        });
+        call
+    }
 }
 
 /// One part of the answer, in the order in which the parts began.
@@ -367,6 +405,8 @@ struct ChatDecoder {
     /// The names that were offered.
     tools: Vec<String>,
     halves: Halves,
+    /// What the last piece of a call's arguments said; kept for its room.
+    fragment: String,
     slots: Vec<Slot>,
     /// How many of the slots were given out.
     given: usize,
@@ -393,27 +433,31 @@ impl Decoder for ChatDecoder {
             return self.finish(out);
         }
         let data = &*self.halves.join(data);
-        let chunk: Chunk<'_> =
-            serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-        if event == "error" || chunk.error.is_some() {
-            let event = serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-            return Err(reported::in_stream(&event));
+        let (mut choices, mut usage, mut error) = <(Json<'_>, Json<'_>, Json<'_>)>::default();
+        json::event(data, |key, value| match key {
+            "choices" => choices = value,
+            "usage" => usage = value,
+            "error" => error = value,
+            _ => {}
+        })?;
+        if event == "error" || !error.is_none() {
+            return Err(reported::in_stream(data));
         }
         // We ask for one answer; a server that sends more gets its first one heard.
-        for choice in chunk.choices.into_iter().flatten().filter(|c| c.index.unwrap_or(0) == 0) {
-            if let Some(said) = choice.delta.or(choice.message) {
-                self.said(said, out)?;
-            }
-            if !choice.finish_reason.is_empty() {
-                self.finish = Some(finish_reason(&choice.finish_reason.0));
+        let first = |choice: &Choice<'_>| choice.index.number().unwrap_or(0) == 0;
+        for choice in choices.items().map(Choice::of).filter(first) {
+            self.said(&Spoken::of(choice.said), out);
+            let reason = choice.finish_reason.text();
+            if !reason.is_empty() {
+                self.finish = Some(finish_reason(&reason.said()));
                 if self.has_calls() {
                     // The calls can start now; usage and the closing event are still to come.
                     self.settle(out)?;
                 }
             }
         }
-        if let Some(usage) = chunk.usage {
-            self.usage(&usage, out);
+        if usage.is_object() {
+            self.usage(usage, out);
         }
         Ok(())
     }
@@ -440,52 +484,76 @@ fn finish_reason(name: &str) -> FinishReason {
 }
 
 impl ChatDecoder {
-    fn said(&mut self, said: Spoken<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+    fn said(&mut self, said: &Spoken<'_>, out: &mut Vec<Delta>) {
         // Servers that name both fields repeat the same words in them.
-        let reasoning =
-            if said.reasoning_content.is_empty() { said.reasoning } else { said.reasoning_content };
-        if !reasoning.is_empty() {
-            let words = reasoning.0.into_owned();
-            if let Some(Slot::Reasoning(text)) = self.slots.last_mut() {
-                text.push_str(&words);
-            } else {
-                self.slots.push(Slot::Reasoning(words.clone()));
-                self.give(out);
-            }
-            out.push(Delta::Reasoning(words));
+        let reasoning = said.reasoning_content.text();
+        self.think(if reasoning.is_empty() { said.reasoning.text() } else { reasoning }, out);
+        self.speak(said.content.text(), out);
+        for piece in said.content.items() {
+            self.piece(piece, out);
         }
-        self.refused |= !said.refusal.is_empty();
-        for text in [said.content, said.refusal].into_iter().filter(|text| !text.is_empty()) {
-            let words = text.0.into_owned();
-            if let Some(Slot::Text(text)) = self.slots.last_mut() {
-                text.push_str(&words);
-            } else {
-                self.slots.push(Slot::Text(words.clone()));
-                self.give(out);
-            }
-            out.push(Delta::Text(words));
-        }
-        for call in said.tool_calls.into_iter().flatten() {
-            self.call(call)?;
+        let refusal = said.refusal.text();
+        self.refused |= !refusal.is_empty();
+        self.speak(refusal, out);
+        for call in said.tool_calls.items() {
+            self.call(&CallDelta::of(call));
         }
         self.give(out);
-        Ok(())
     }
 
-    fn call(&mut self, delta: CallDelta<'_>) -> Result<(), DecodeError> {
-        let function = delta.function.unwrap_or_default();
-        let raw = function.arguments.map_or("null", RawValue::get);
-        let fragment = match raw.as_bytes() {
-            [b'"', ..] => {
-                serde_json::from_str::<Text<'_>>(raw).map_err(|error| malformed(raw, &error))?
-            }
-            [b'{', ..] => Text(raw.into()),
-            _ => Text::default(),
-        };
-        let (id, name, fragment) = (&*delta.id.0, &*function.name.0, &*fragment.0);
+    /// Takes a piece of a content that is a list, as Mistral's thinking models send it.
+    fn piece(&mut self, piece: Json<'_>, out: &mut Vec<Delta>) {
+        let thinking = piece.field("thinking");
+        self.think(thinking.text(), out);
+        for thought in thinking.items() {
+            self.think(thought.field("text").text(), out);
+        }
+        self.speak(piece.field("text").text(), out);
+    }
 
-        let at = self.continued(delta.index, id, name, fragment).unwrap_or_else(|| {
-            self.slots.push(Slot::Call(OpenCall { index: delta.index, ..OpenCall::default() }));
+    fn think(&mut self, words: Text<'_>, out: &mut Vec<Delta>) {
+        if words.is_empty() {
+            return;
+        }
+        if !matches!(self.slots.last(), Some(Slot::Reasoning(_))) {
+            self.slots.push(Slot::Reasoning(String::new()));
+            self.give(out);
+        }
+        if let Some(Slot::Reasoning(text)) = self.slots.last_mut() {
+            out.push(Delta::Reasoning(appended(text, words)));
+        }
+    }
+
+    fn speak(&mut self, words: Text<'_>, out: &mut Vec<Delta>) {
+        if words.is_empty() {
+            return;
+        }
+        if !matches!(self.slots.last(), Some(Slot::Text(_))) {
+            self.slots.push(Slot::Text(String::new()));
+            self.give(out);
+        }
+        if let Some(Slot::Text(text)) = self.slots.last_mut() {
+            out.push(Delta::Text(appended(text, words)));
+        }
+    }
+
+    fn call(&mut self, delta: &CallDelta<'_>) {
+        let mut fragment = std::mem::take(&mut self.fragment);
+        fragment.clear();
+        if delta.arguments.is_object() {
+            fragment.push_str(delta.arguments.raw());
+        } else {
+            delta.arguments.text().push_onto(&mut fragment);
+        }
+        self.call_piece(delta, &fragment);
+        self.fragment = fragment;
+    }
+
+    fn call_piece(&mut self, delta: &CallDelta<'_>, fragment: &str) {
+        let (id, name) = (&*delta.id.text().said(), &*delta.name.text().said());
+        let index = delta.index.number();
+        let at = self.continued(index, id, name, fragment).unwrap_or_else(|| {
+            self.slots.push(Slot::Call(OpenCall { index, ..OpenCall::default() }));
             self.slots.len() - 1
         });
         let Slot::Call(call) = &mut self.slots[at] else {
@@ -500,7 +568,6 @@ impl ChatDecoder {
         }
         let taken = call.scan.push(fragment);
         call.arguments.push_str(&fragment[..taken]);
-        Ok(())
     }
 
     /// Returns the slot of the call that a fragment belongs to, or none if it begins a new one.
@@ -615,16 +682,21 @@ impl ChatDecoder {
         Ok(())
     }
 
-    fn usage(&mut self, usage: &ChatUsage, out: &mut Vec<Delta>) {
-        let usage = Usage {
-            input_tokens: usage.prompt_tokens.unwrap_or(0),
-            cached_input_tokens: usage
-                .prompt_tokens_details
-                .as_ref()
-                .and_then(|details| details.cached_tokens)
-                .unwrap_or(0),
-            output_tokens: usage.completion_tokens.unwrap_or(0),
-        };
+    fn usage(&mut self, told: Json<'_>, out: &mut Vec<Delta>) {
+        let mut usage = Usage::default();
+        told.fields(|key, value| match key {
+            "prompt_tokens" => usage.input_tokens = value.number().unwrap_or(0),
+            "completion_tokens" => usage.output_tokens = value.number().unwrap_or(0),
+            "prompt_tokens_details" => {
+                let cached = value.field("cached_tokens").number();
+                usage.cached_input_tokens = cached.unwrap_or(usage.cached_input_tokens);
+            }
+            // DeepSeek's word for it.
+            "prompt_cache_hit_tokens" => {
+                usage.cached_input_tokens = value.number().unwrap_or(usage.cached_input_tokens);
+            }
+            _ => {}
+        });
         // Some servers repeat the counts on every chunk.
         if usage != self.usage {
             self.usage = usage;
@@ -662,6 +734,70 @@ mod tests {
 
     fn stop(reason: &str) -> String {
         format!(r#"{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"{reason}"}}]}}"#)
+    }
+
+    #[test]
+    fn ids_and_thinking_go_back_as_the_server_takes_them() {
+        let parts = vec![
+            Part::Reasoning { text: "hm".to_owned(), signature: None, redacted: false },
+            Part::ToolCall(ToolCall {
+                id: "call_1".to_owned(),
+                name: "f".to_owned(),
+                arguments: "{}".to_owned(),
+            }),
+        ];
+        let past = Message::Assistant { parts };
+        let answer = ToolAnswer {
+            call_id: "call_1".to_owned(),
+            name: "f".to_owned(),
+            text: "ok".to_owned(),
+            is_error: false,
+        };
+        let sent = |url: &str| {
+            let provider = super::super::of(&crate::config::endpoint::Endpoint::new(
+                crate::config::endpoint::Wire::OpenAiChat,
+                url,
+                "m",
+            ));
+            let answer = Message::Tool { results: vec![answer.clone()] };
+            [provider.segment(&past), provider.segment(&answer)]
+                .map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap())
+        };
+        let [call, _] = sent("https://api.deepseek.com/v1");
+        assert_eq!(call["reasoning_content"], "hm");
+        let [call, _] = sent("http://localhost:11434/v1");
+        assert_eq!(call["reasoning"], "hm");
+        let [call, answer] = sent("http://h/v1");
+        assert!(call.get("reasoning").is_none() && call.get("reasoning_content").is_none());
+        assert_eq!(
+            (&call["tool_calls"][0]["id"], &answer["tool_call_id"]),
+            (&"call_1".into(), &"call_1".into())
+        );
+        let [call, answer] = sent("https://api.mistral.ai/v1");
+        let id = call["tool_calls"][0]["id"].as_str().unwrap();
+        assert!(id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
+        assert_eq!(answer["tool_call_id"], id);
+    }
+
+    #[test]
+    fn a_content_of_pieces_is_heard() {
+        check(
+            &[
+                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"h"}]}]}}]}"#,
+                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"m"}]}]}}]}"#,
+                r#"{"choices":[{"delta":{"content":[{"type":"text","text":"So."}]}}]}"#,
+                &stop("stop"),
+                "[DONE]",
+            ],
+            &expect![[r#"
+                reasoning "h"
+                reasoning "m"
+                = reasoning "hm" 
+                text "So."
+                = text "So."
+                finish Stop
+            "#]],
+        );
     }
 
     #[test]

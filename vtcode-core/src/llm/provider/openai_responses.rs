@@ -6,15 +6,14 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::arguments::as_object;
 use super::halves::Halves;
-use super::text::{Text, if_sound};
+use super::json::{self, Json, Text};
 use super::{
-    DecodeError, Decoder, Provider, malformed, marked_text, name_call, render, reported, schema,
+    DecodeError, Decoder, Provider, appended, marked_text, name_call, render, reported, schema,
     seal,
 };
 use crate::config::dialect::{AnswerSchema, ModelFacts, Thinking};
@@ -214,91 +213,75 @@ fn past(parts: &[Part]) -> impl Iterator<Item = Item<'_>> {
     })
 }
 
-#[derive(Deserialize)]
+/// The fields of an event that are heard.
+#[derive(Default)]
 struct Event<'a> {
-    #[serde(borrow, default)]
-    r#type: Text<'a>,
-    #[serde(default, deserialize_with = "if_sound")]
-    output_index: Option<u64>,
-    #[serde(borrow, default)]
-    item_id: Text<'a>,
-    #[serde(borrow, default)]
-    delta: Text<'a>,
-    #[serde(borrow, default)]
-    arguments: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    item: Option<ItemEvent<'a>>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    response: Option<Response<'a>>,
+    kind: Json<'a>,
+    output_index: Json<'a>,
+    item_id: Json<'a>,
+    delta: Json<'a>,
+    arguments: Json<'a>,
+    item: Json<'a>,
+    response: Json<'a>,
     /// `response` stands here in an answer that is not streamed.
-    #[serde(borrow, default)]
-    object: Text<'a>,
+    object: Json<'a>,
 }
 
-#[derive(Deserialize, Default)]
+/// The fields of an item that are heard.
+#[derive(Default)]
 struct ItemEvent<'a> {
-    #[serde(borrow, default)]
-    r#type: Text<'a>,
-    #[serde(borrow, default)]
+    kind: Text<'a>,
     id: Text<'a>,
-    #[serde(borrow, default)]
     call_id: Text<'a>,
-    #[serde(borrow, default)]
     name: Text<'a>,
     /// A text; some servers send the object itself.
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    arguments: Json<'a>,
     status: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    content: Option<Vec<Piece<'a>>>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    summary: Option<Vec<Piece<'a>>>,
-    #[serde(borrow, default)]
+    content: Json<'a>,
+    summary: Json<'a>,
     encrypted_content: Text<'a>,
 }
 
-#[derive(Deserialize)]
-struct Piece<'a> {
-    #[serde(borrow, default)]
-    text: Text<'a>,
-    #[serde(borrow, default)]
-    refusal: Text<'a>,
-}
+impl<'a> ItemEvent<'a> {
+    fn of(json: Json<'a>) -> Self {
+        let mut item = Self::default();
+        json.fields(|key, value| match key {
+            "type" => item.kind = value.text(),
+            "id" => item.id = value.text(),
+            "call_id" => item.call_id = value.text(),
+            "name" => item.name = value.text(),
+            "arguments" => item.arguments = value,
+            "status" => item.status = value.text(),
+            "content" => item.content = value,
+            "summary" => item.summary = value,
+            "encrypted_content" => item.encrypted_content = value.text(),
+            _ => {}
+        });
+        item
+    }
 
-#[derive(Deserialize, Default)]
-struct Response<'a> {
-    #[serde(borrow, default)]
-    status: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    incomplete_details: Option<Incomplete<'a>>,
-    #[serde(borrow, default, deserialize_with = "if_sound")]
-    output: Option<Vec<ItemEvent<'a>>>,
-    #[serde(default, deserialize_with = "if_sound")]
-    usage: Option<Counts>,
-}
+    /// Returns what its pieces say, joined.
+    fn whole(&self, between: &str) -> String {
+        let mut whole = String::new();
+        for piece in self.summary.items().chain(self.content.items()) {
+            for text in [piece.field("text").text(), piece.field("refusal").text()] {
+                if !text.is_empty() {
+                    if !whole.is_empty() {
+                        whole.push_str(between);
+                    }
+                    text.push_onto(&mut whole);
+                }
+            }
+        }
+        whole
+    }
 
-#[derive(Deserialize)]
-struct Incomplete<'a> {
-    #[serde(borrow, default)]
-    reason: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct Counts {
-    #[serde(default, deserialize_with = "if_sound")]
-    input_tokens: Option<u64>,
-    #[serde(default, deserialize_with = "if_sound")]
-    input_tokens_details: Option<InputDetails>,
-    /// Thinking (`output_tokens_details.reasoning_tokens`) is counted in it.
-    #[serde(default, deserialize_with = "if_sound")]
-    output_tokens: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct InputDetails {
-    #[serde(default, deserialize_with = "if_sound")]
-    cached_tokens: Option<u64>,
+    fn refuses(&self) -> bool {
+        self.summary
+            .items()
+            .chain(self.content.items())
+            .any(|piece| !piece.field("refusal").text().is_empty())
+    }
 }
 
 /// One item of the answer, in the order in which the items began.
@@ -383,47 +366,64 @@ impl Decoder for ResponsesDecoder {
             return Ok(());
         }
         let data = &*self.halves.join(data);
-        let event: Event<'_> =
-            serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-        let kind = if event.r#type.is_empty() { name } else { &*event.r#type.0 };
+        let mut event = Event::default();
+        json::event(data, |key, value| match key {
+            "type" => event.kind = value,
+            "output_index" => event.output_index = value,
+            "item_id" => event.item_id = value,
+            "delta" => event.delta = value,
+            "arguments" => event.arguments = value,
+            "item" => event.item = value,
+            "response" => event.response = value,
+            "object" => event.object = value,
+            _ => {}
+        })?;
+        let kind = event.kind.text().said();
+        let kind = if kind.is_empty() { name } else { &*kind };
+        let (index, id) = (event.output_index.number(), event.item_id.text().said());
+        let delta = event.delta.text();
         match kind {
             "response.output_item.added" => {
-                let item = event.item.unwrap_or_default();
-                if let Some(kind) = Kind::of_item(&item.r#type.0) {
-                    let at = self.open(event.output_index, &item.id.0, kind);
+                let item = ItemEvent::of(event.item);
+                if let Some(kind) = Kind::of_item(&item.kind.said()) {
+                    let at = self.open(index, &item.id.said(), kind);
                     self.name(at, &item);
                 }
             }
-            "response.output_text.delta" => {
-                self.words(event.output_index, &event.item_id.0, event.delta, out);
-            }
+            "response.output_text.delta" => self.words(index, &id, delta, out),
             "response.refusal.delta" => {
                 self.refused = true;
-                self.words(event.output_index, &event.item_id.0, event.delta, out);
+                self.words(index, &id, delta, out);
             }
             "response.reasoning_summary_part.added" => {
-                let at = self.find(event.output_index, &event.item_id.0, Kind::Reasoning);
+                let at = self.find(index, &id, Kind::Reasoning);
                 if let Some(Said::Reasoning { text, .. }) = at.map(|at| &self.slots[at].said)
                     && !text.is_empty()
                 {
-                    self.think(event.output_index, &event.item_id.0, Text("\n\n".into()), out);
+                    self.think(index, &id, "\n\n", out);
                 }
             }
             "response.reasoning_summary_text.delta" | "response.reasoning_text.delta" => {
-                self.think(event.output_index, &event.item_id.0, event.delta, out);
+                let at = self.found(index, &id, Kind::Reasoning);
+                if let Said::Reasoning { text, .. } = &mut self.slots[at].said
+                    && !delta.is_empty()
+                {
+                    out.push(Delta::Reasoning(appended(text, delta)));
+                }
             }
             "response.function_call_arguments.delta" => {
-                let at = self.found(event.output_index, &event.item_id.0, Kind::Call);
+                let at = self.found(index, &id, Kind::Call);
                 if let Said::Call(call) = &mut self.slots[at].said {
-                    call.arguments.push_str(&event.delta.0);
+                    delta.push_onto(&mut call.arguments);
                 }
             }
             "response.function_call_arguments.done" => {
-                let at = self.found(event.output_index, &event.item_id.0, Kind::Call);
+                let at = self.found(index, &id, Kind::Call);
                 let slot = &mut self.slots[at];
                 if let Said::Call(call) = &mut slot.said {
-                    if !event.arguments.is_empty() {
-                        call.arguments = event.arguments.0.into_owned();
+                    let whole = event.arguments.text();
+                    if !whole.is_empty() {
+                        call.arguments = whole.said().into_owned();
                     }
                     // One without arguments may be cut off; its item tells.
                     slot.done |= !call.arguments.trim().is_empty() && !call.name.is_empty();
@@ -431,19 +431,17 @@ impl Decoder for ResponsesDecoder {
                 self.give(out);
             }
             "response.output_item.done" => {
-                self.item_done(event.output_index, &event.item.unwrap_or_default(), out)?;
+                self.item_done(index, &ItemEvent::of(event.item), out)?;
             }
             "response.completed" | "response.incomplete" | "response.done" => {
-                return self.finish(event.response.unwrap_or_default(), kind, out);
+                return self.finish(event.response, kind, out);
             }
             "error" | "response.failed" | "response.cancelled" => {
-                let event: Value =
-                    serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-                return Err(reported::in_stream(event.get("response").unwrap_or(&event)));
+                let told = if event.response.is_none() { data } else { event.response.raw() };
+                return Err(reported::in_stream(told));
             }
-            "" if event.object.0 == "response" => {
-                let whole = serde_json::from_str(data).map_err(|error| malformed(data, &error))?;
-                return self.finish(whole, "", out);
+            "" if event.object.text().said() == "response" => {
+                return self.finish(json::value(data)?, "", out);
             }
             // What repeats (`….done` of texts), what tells of progress, and what later versions add.
             _ => {}
@@ -484,31 +482,34 @@ impl ResponsesDecoder {
         if let Said::Text(text) = &mut self.slots[at].said
             && !more.is_empty()
         {
-            text.push_str(&more.0);
-            out.push(Delta::Text(more.0.into_owned()));
+            out.push(Delta::Text(appended(text, more)));
         }
     }
 
-    fn think(&mut self, index: Option<u64>, id: &str, more: Text<'_>, out: &mut Vec<Delta>) {
+    fn think(&mut self, index: Option<u64>, id: &str, more: &str, out: &mut Vec<Delta>) {
         let at = self.found(index, id, Kind::Reasoning);
         if let Said::Reasoning { text, .. } = &mut self.slots[at].said
             && !more.is_empty()
         {
-            text.push_str(&more.0);
-            out.push(Delta::Reasoning(more.0.into_owned()));
+            text.push_str(more);
+            out.push(Delta::Reasoning(more.into()));
         }
     }
 
     /// Takes what an item says of a call.
     fn name(&mut self, at: usize, item: &ItemEvent<'_>) {
         let Said::Call(call) = &mut self.slots[at].said else { return };
-        let id = if item.call_id.is_empty() { &item.id } else { &item.call_id };
-        for (field, told) in [(&mut call.id, id), (&mut call.name, &item.name)] {
+        let id = if item.call_id.is_empty() { item.id } else { item.call_id };
+        for (field, told) in [(&mut call.id, id), (&mut call.name, item.name)] {
             if !told.is_empty() {
-                (*told.0).clone_into(field);
+                *field = told.said().into_owned();
             }
         }
-        let arguments = whole_arguments(item);
+        let arguments = if item.arguments.is_object() {
+            item.arguments.raw().into()
+        } else {
+            item.arguments.text().said()
+        };
         if !arguments.is_empty() {
             call.arguments = arguments.into_owned();
         }
@@ -520,32 +521,32 @@ impl ResponsesDecoder {
         item: &ItemEvent<'_>,
         out: &mut Vec<Delta>,
     ) -> Result<(), DecodeError> {
-        let Some(kind) = Kind::of_item(&item.r#type.0) else { return Ok(()) };
-        let at = self.found(index, &item.id.0, kind);
+        let Some(kind) = Kind::of_item(&item.kind.said()) else { return Ok(()) };
+        let id = item.id.said();
+        let at = self.found(index, &id, kind);
         if self.slots[at].done {
             return Ok(());
         }
         self.name(at, item);
-        let pieces = || item.summary.iter().flatten().chain(item.content.iter().flatten());
-        self.refused |= pieces().any(|piece| !piece.refusal.is_empty());
-        // All of it, from a server that sent no deltas.
-        let whole = |between: &str| {
-            let texts = pieces().flat_map(|piece| [&*piece.text.0, &*piece.refusal.0]);
-            texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join(between)
-        };
+        self.refused |= item.refuses();
         let slot = &mut self.slots[at];
         slot.done = true;
+        // All of it, from a server that sent no deltas.
         match &mut slot.said {
             Said::Text(text) if text.is_empty() => {
-                self.words(index, &item.id.0, Text(whole("").into()), out);
-            }
-            Said::Reasoning { text, seal } => {
-                (*item.encrypted_content.0).clone_into(seal);
-                if text.is_empty() {
-                    self.think(index, &item.id.0, Text(whole("\n\n").into()), out);
+                let whole = item.whole("");
+                if !whole.is_empty() {
+                    out.push(Delta::Text(whole.as_str().into()));
+                    *text = whole;
                 }
             }
-            Said::Call(call) if item.status.0 == "incomplete" && is_bare(call) => {
+            Said::Reasoning { text, seal } => {
+                *seal = item.encrypted_content.said().into_owned();
+                if text.is_empty() {
+                    self.think(index, &id, &item.whole("\n\n"), out);
+                }
+            }
+            Said::Call(call) if item.status.said() == "incomplete" && is_bare(call) => {
                 slot.said = Said::Nothing;
             }
             Said::Call(call) if call.name.is_empty() => return Err(nameless()),
@@ -586,17 +587,26 @@ impl ResponsesDecoder {
     /// Takes the end of the answer, as its event and its status tell it.
     fn finish(
         &mut self,
-        response: Response<'_>,
+        response: Json<'_>,
         event: &str,
         out: &mut Vec<Delta>,
     ) -> Result<(), DecodeError> {
+        let (mut status, mut details, mut output, mut usage) =
+            <(Json<'_>, Json<'_>, Json<'_>, Json<'_>)>::default();
+        response.fields(|key, value| match key {
+            "status" => status = value,
+            "incomplete_details" => details = value,
+            "output" => output = value,
+            "usage" => usage = value,
+            _ => {}
+        });
         if self.slots.is_empty() {
-            for (index, item) in (0..).zip(response.output.into_iter().flatten()) {
-                self.item_done(Some(index), &item, out)?;
+            for (index, item) in (0..).zip(output.items()) {
+                self.item_done(Some(index), &ItemEvent::of(item), out)?;
             }
         }
-        let reason = response.incomplete_details.map(|details| details.reason.0);
-        let finish = match (&*response.status.0, reason.as_deref()) {
+        let reason = details.is_object().then(|| details.field("reason").text().said());
+        let finish = match (&*status.text().said(), reason.as_deref()) {
             (_, Some("max_output_tokens" | "max_tokens")) => FinishReason::Length,
             (_, Some("content_filter")) => FinishReason::Refusal,
             ("completed", _) => FinishReason::Stop,
@@ -615,12 +625,15 @@ impl ResponsesDecoder {
             slot.done = true;
         }
         self.give(out);
-        if let Some(counts) = response.usage {
-            let cached = counts.input_tokens_details.and_then(|details| details.cached_tokens);
+        if usage.is_object() {
+            let count = |value: Json<'_>| value.number().unwrap_or(0);
             out.push(Delta::Usage(Usage {
-                input_tokens: counts.input_tokens.unwrap_or(0),
-                cached_input_tokens: cached.unwrap_or(0),
-                output_tokens: counts.output_tokens.unwrap_or(0),
+                input_tokens: count(usage.field("input_tokens")),
+                cached_input_tokens: count(
+                    usage.field("input_tokens_details").field("cached_tokens"),
+                ),
+                // Thinking (`output_tokens_details.reasoning_tokens`) is counted in it.
+                output_tokens: count(usage.field("output_tokens")),
             }));
         }
         self.done = true;
@@ -639,15 +652,6 @@ fn nameless() -> DecodeError {
 
 fn is_bare(call: &ToolCall) -> bool {
     call.arguments.trim().is_empty()
-}
-
-fn whole_arguments<'a>(item: &ItemEvent<'a>) -> Cow<'a, str> {
-    let raw = item.arguments.map_or("", RawValue::get);
-    match raw.as_bytes() {
-        [b'"', ..] => serde_json::from_str::<Text<'a>>(raw).unwrap_or_default().0,
-        [b'{', ..] => raw.into(),
-        _ => "".into(),
-    }
 }
 
 #[cfg(test)]

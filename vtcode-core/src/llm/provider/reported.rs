@@ -12,7 +12,12 @@ pub(super) fn message(body: &[u8]) -> Option<String> {
 }
 
 /// Returns the error that an event of a stream reports.
-pub(super) fn in_stream(event: &Value) -> DecodeError {
+pub(super) fn in_stream(event: &str) -> DecodeError {
+    // It was read before; what cannot be read again is told as it stands.
+    in_event(&serde_json::from_str(event).unwrap_or_else(|_| event.into()))
+}
+
+fn in_event(event: &Value) -> DecodeError {
     let error = event.get("error").unwrap_or(event);
     DecodeError::Reported {
         message: words(event).unwrap_or_else(|| error.to_string()),
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_temporary() {
-        let temporary = |event: Value| match in_stream(&event) {
+        let temporary = |event: Value| match in_event(&event) {
             DecodeError::Reported { temporary, .. } => temporary,
             other => panic!("{other}"),
         };

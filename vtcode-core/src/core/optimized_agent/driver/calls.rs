@@ -147,10 +147,14 @@ pub(super) fn arguments(text: &str) -> Result<Value, String> {
     let problem = match serde_json::from_str(if text.is_empty() { "{}" } else { text }) {
         Ok(args @ Value::Object(_)) => return Ok(args),
         Ok(_) => "they are not an object".to_owned(),
+        // What ends in the middle of a text was cut off more often than written so.
+        Err(error) if error.is_eof() => {
+            format!("they end in the middle, cut off perhaps at the output limit ({error})")
+        }
         Err(error) => error.to_string(),
     };
     Err(format!(
         "the arguments of this call are not valid JSON, so it was not run: {problem}; send the \
-         call again with one JSON object"
+         call again with one JSON object, and much text in several calls"
     ))
 }

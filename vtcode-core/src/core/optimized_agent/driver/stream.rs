@@ -62,8 +62,9 @@ impl Run<'_> {
             }
             // What a summary says stands in the view that follows it, and nowhere else.
             Delta::Part(part) if self.summing_up => self.pending.push_back(Input::Part(part)),
-            Delta::Part(part) => {
-                if let Part::ToolCall(call) = &part {
+            Delta::Part(mut part) => {
+                if let Part::ToolCall(call) = &mut part {
+                    self.call_ids.claim(call);
                     self.budget.says(call.arguments.len());
                     self.charge_answer(call.arguments.len());
                 }

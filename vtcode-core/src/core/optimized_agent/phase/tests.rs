@@ -579,8 +579,12 @@ fn a_refusal_fails_and_a_cut_answer_is_told() {
     assert!(failure.message.contains("I can't."));
 
     let (_, actions) = run(&limits(usize::MAX), [part("So"), ended(FinishReason::Length)]);
-    assert_eq!(*end(&actions), End::Done("So".to_owned()));
-    assert!(actions.iter().any(|action| matches!(action, Action::Warn(_))));
+    assert_eq!(*end(&actions), End::Limit(Limit::Output));
+    assert!(actions.iter().any(|action| matches!(action, Action::Append(_))), "its words stay");
+
+    // Nothing said: the limit went on thinking, and asking again would cost the same again.
+    let (_, actions) = run(&limits(usize::MAX), [ended(FinishReason::Length)]);
+    assert_eq!(*end(&actions), End::Limit(Limit::Output));
 }
 
 #[test]

@@ -147,7 +147,7 @@ async fn a_server_that_breaks_http2_is_asked_in_the_older_way_with_one_warning()
     for (expected, warnings) in [("a", 1), ("b", 0)] {
         let (told, error) = events(&client).await;
         assert!(error.is_none(), "{error:?}");
-        assert!(told.contains(&StreamEvent::Delta(Delta::Text(expected.to_owned()))), "{told:?}");
+        assert!(told.contains(&StreamEvent::Delta(Delta::Text(expected.into()))), "{told:?}");
         let degraded = |event: &&StreamEvent| matches!(event, StreamEvent::Degraded { .. });
         assert_eq!(told.iter().filter(degraded).count(), warnings, "{told:?}");
     }

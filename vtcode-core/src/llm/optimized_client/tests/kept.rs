@@ -51,7 +51,7 @@ async fn a_later_run_gets_the_answer_as_a_stream_that_used_nothing() {
         events[..4],
         [
             StreamEvent::FirstByte,
-            StreamEvent::Delta(Delta::Text(text())),
+            StreamEvent::Delta(Delta::Text(text().into())),
             StreamEvent::Delta(Delta::Part(Part::Text { text: text() })),
             StreamEvent::Delta(Delta::Finish(FinishReason::Stop)),
         ]

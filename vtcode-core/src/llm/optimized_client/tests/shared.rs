@@ -50,7 +50,7 @@ async fn joined(task: JoinHandle<Heard>) -> Heard {
 }
 
 async fn first_word(stream: &mut ResponseStream) {
-    let first = StreamEvent::Delta(Delta::Text("one ".to_owned()));
+    let first = StreamEvent::Delta(Delta::Text("one ".into()));
     while stream.next().await.unwrap().unwrap() != first {}
 }
 

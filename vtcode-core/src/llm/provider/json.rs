@@ -1,0 +1,428 @@
+//! The JSON of a streamed event, read where it lies: a text comes in, its fields go out as slices
+//! of it, and strings are unescaped into a buffer of the reader's choice. Takes no memory.
+//! Strict about structure, so that half an event is an error; lenient about a field of another
+//! shape than the wire's, which reads as empty: one odd field must not cost an answer.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2};
+use serde::de::IgnoredAny;
+
+use super::DecodeError;
+
+/// How deep a value may be nested.
+const MAX_DEPTH: u8 = 128;
+
+/// One value, whole and sound; or none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Json<'a>(&'a str);
+
+/// What stands between the quotes of a string; empty where there is no string.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Text<'a>(&'a str);
+
+/// Calls `on` with each field of an event; an error says that the whole of it is not sound.
+pub(super) fn event<'a>(
+    data: &'a str,
+    mut on: impl FnMut(&'a str, Json<'a>),
+) -> Result<(), DecodeError> {
+    let bytes = data.as_bytes();
+    let start = space(bytes, 0);
+    let end = object(data, start, MAX_DEPTH, &mut on).ok_or_else(|| malformed(data))?;
+    if space(bytes, end) < bytes.len() {
+        return Err(malformed(data));
+    }
+    Ok(())
+}
+
+/// Returns the value that a text is.
+pub(super) fn value(data: &str) -> Result<Json<'_>, DecodeError> {
+    let bytes = data.as_bytes();
+    let start = space(bytes, 0);
+    match skip(data, start, MAX_DEPTH) {
+        Some(end) if space(bytes, end) == bytes.len() => Ok(Json(&data[start..end])),
+        _ => Err(malformed(data)),
+    }
+}
+
+/// Returns the error for data that is not what the wire promises.
+fn malformed(data: &str) -> DecodeError {
+    let start: String = data.chars().take(200).collect();
+    let what = match serde_json::from_str::<IgnoredAny>(data) {
+        Err(error) => format!("{error}: {start}"),
+        Ok(_) => format!("not an object: {start}"),
+    };
+    DecodeError::Malformed { what }
+}
+
+impl<'a> Json<'a> {
+    /// Returns the value as it was written; empty if there is none.
+    pub(super) fn raw(self) -> &'a str {
+        self.0
+    }
+
+    /// Returns whether there is nothing, or `null`.
+    pub(super) fn is_none(self) -> bool {
+        matches!(self.0, "" | "null")
+    }
+
+    /// Returns whether it is an object.
+    pub(super) fn is_object(self) -> bool {
+        self.0.starts_with('{')
+    }
+
+    /// Returns whether it is a list.
+    pub(super) fn is_list(self) -> bool {
+        self.0.starts_with('[')
+    }
+
+    /// Calls `on` with each field; with none if it is no object.
+    pub(super) fn fields(self, mut on: impl FnMut(&'a str, Json<'a>)) {
+        if self.is_object() {
+            // It was seen to be sound.
+            let _ = object(self.0, 0, MAX_DEPTH, &mut on);
+        }
+    }
+
+    /// Returns a field; none if it is no object or has none of this name.
+    pub(super) fn field(self, name: &str) -> Json<'a> {
+        let mut found = Json::default();
+        self.fields(|key, value| {
+            if key == name {
+                found = value;
+            }
+        });
+        found
+    }
+
+    /// Returns the items; none if it is no list.
+    pub(super) fn items(self) -> impl Iterator<Item = Json<'a>> {
+        let text = if self.is_list() { self.0 } else { "]" };
+        let mut at = 1;
+        std::iter::from_fn(move || {
+            let bytes = text.as_bytes();
+            at = space(bytes, at);
+            if bytes.get(at) == Some(&b',') {
+                at = space(bytes, at + 1);
+            }
+            let end = skip(text, at, MAX_DEPTH)?;
+            let item = Json(&text[at..end]);
+            at = end;
+            Some(item)
+        })
+    }
+
+    /// Returns the string that it is; an empty one if it is none.
+    pub(super) fn text(self) -> Text<'a> {
+        Text(self.0.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or_default())
+    }
+
+    /// Returns the number that it is, if it is a whole one.
+    pub(super) fn number<T: std::str::FromStr>(self) -> Option<T> {
+        self.0.parse().ok()
+    }
+
+    /// Returns whether it is `true`.
+    pub(super) fn is_true(self) -> bool {
+        self.0 == "true"
+    }
+}
+
+impl<'a> Text<'a> {
+    /// Returns whether it says nothing.
+    pub(super) fn is_empty(self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns what it says, borrowed where it holds no escapes.
+    pub(super) fn said(self) -> Cow<'a, str> {
+        if memchr(b'\\', self.0.as_bytes()).is_none() {
+            return Cow::Borrowed(self.0);
+        }
+        let mut said = String::with_capacity(self.0.len());
+        self.push_onto(&mut said);
+        Cow::Owned(said)
+    }
+
+    /// Appends what it says. Half a letter, and an escape that there is none of, is U+FFFD.
+    pub(super) fn push_onto(self, out: &mut String) {
+        let mut rest = self.0;
+        while let Some(at) = memchr(b'\\', rest.as_bytes()) {
+            out.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            let plain = match rest.as_bytes().first() {
+                Some(b'n') => '\n',
+                Some(b'"') => '"',
+                Some(b'\\') => '\\',
+                Some(b't') => '\t',
+                Some(b'r') => '\r',
+                Some(b'/') => '/',
+                Some(b'b') => '\u{8}',
+                Some(b'f') => '\u{c}',
+                Some(b'u') => {
+                    let (letter, length) = letter(&rest[1..]);
+                    out.push(letter);
+                    rest = &rest[1 + length..];
+                    continue;
+                }
+                _ => {
+                    out.push(char::REPLACEMENT_CHARACTER);
+                    continue;
+                }
+            };
+            out.push(plain);
+            rest = &rest[1..];
+        }
+        out.push_str(rest);
+    }
+}
+
+/// Returns the letter of `XXXX`, or of `XXXX\uXXXX`, and how many bytes of it that took.
+fn letter(digits: &str) -> (char, usize) {
+    let unit = |digits: &str| {
+        let digits = digits.get(..4).filter(|d| d.bytes().all(|d| d.is_ascii_hexdigit()))?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let Some(first) = unit(digits) else { return (char::REPLACEMENT_CHARACTER, 0) };
+    if let Some(letter) = char::from_u32(first) {
+        return (letter, 4);
+    }
+    let second = digits[4..].strip_prefix("\\u").and_then(unit);
+    match (first, second) {
+        (0xd800..=0xdbff, Some(second @ 0xdc00..=0xdfff)) => {
+            let letter = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+            (char::from_u32(letter).unwrap_or(char::REPLACEMENT_CHARACTER), 10)
+        }
+        _ => (char::REPLACEMENT_CHARACTER, 4),
+    }
+}
+
+/// Returns where the white space that begins at `at` ends.
+fn space(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// Returns the end of the value at `at`, if it is sound.
+fn skip(text: &str, at: usize, depth: u8) -> Option<usize> {
+    let bytes = text.as_bytes();
+    match bytes.get(at)? {
+        b'"' => string(bytes, at),
+        b'{' => object(text, at, depth, &mut |_, _| {}),
+        b'[' => {
+            let depth = depth.checked_sub(1)?;
+            let mut at = space(bytes, at + 1);
+            if bytes.get(at) == Some(&b']') {
+                return Some(at + 1);
+            }
+            loop {
+                at = space(bytes, skip(text, at, depth)?);
+                match bytes.get(at)? {
+                    b',' => at = space(bytes, at + 1),
+                    b']' => return Some(at + 1),
+                    _ => return None,
+                }
+            }
+        }
+        b'-' | b'0'..=b'9' => {
+            let rest = &bytes[at + 1..];
+            let more = |b: &u8| !matches!(b, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+            Some(rest.iter().position(more).map_or(bytes.len(), |end| at + 1 + end))
+        }
+        b't' => word(bytes, at, b"true"),
+        b'f' => word(bytes, at, b"false"),
+        b'n' => word(bytes, at, b"null"),
+        _ => None,
+    }
+}
+
+fn word(bytes: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    bytes[at..].starts_with(word).then_some(at + word.len())
+}
+
+/// Calls `on` with the fields of the object at `at`; returns its end, if it is sound.
+fn object<'a>(
+    text: &'a str,
+    at: usize,
+    depth: u8,
+    on: &mut impl FnMut(&'a str, Json<'a>),
+) -> Option<usize> {
+    let bytes = text.as_bytes();
+    if bytes.get(at) != Some(&b'{') {
+        return None;
+    }
+    let depth = depth.checked_sub(1)?;
+    let mut at = space(bytes, at + 1);
+    if bytes.get(at) == Some(&b'}') {
+        return Some(at + 1);
+    }
+    loop {
+        let end = string(bytes, at)?;
+        let name = &text[at + 1..end - 1];
+        at = space(bytes, end);
+        if bytes.get(at) != Some(&b':') {
+            return None;
+        }
+        at = space(bytes, at + 1);
+        let end = skip(text, at, depth)?;
+        on(name, Json(&text[at..end]));
+        at = space(bytes, end);
+        match bytes.get(at)? {
+            b',' => at = space(bytes, at + 1),
+            b'}' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+/// Returns the end of the string at `at`.
+fn string(bytes: &[u8], at: usize) -> Option<usize> {
+    /// Most names and words are shorter than what a search costs to begin.
+    const SHORT: usize = 16;
+    if bytes.get(at) != Some(&b'"') {
+        return None;
+    }
+    let mut at = at + 1;
+    loop {
+        let near = bytes[at..].iter().take(SHORT).position(|b| matches!(b, b'"' | b'\\'));
+        at += if let Some(found) = near {
+            found
+        } else {
+            let from = bytes.len().min(at + SHORT) - at;
+            from + memchr2(b'"', b'\\', &bytes[at + from..])?
+        };
+        if bytes[at] == b'"' {
+            return Some(at + 1);
+        }
+        // A letter after the backslash, all of it.
+        at += 2;
+        while bytes.get(at).is_some_and(|b| b & 0xc0 == 0x80) {
+            at += 1;
+        }
+        if at > bytes.len() {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Reads a value back through everything above.
+    fn read(json: Json<'_>) -> Value {
+        if json.is_object() {
+            let mut fields = serde_json::Map::new();
+            json.fields(|key, value| {
+                fields.insert(Text(key).said().into_owned(), read(value));
+            });
+            fields.into()
+        } else if json.is_list() {
+            json.items().map(read).collect()
+        } else if json.raw().starts_with('"') {
+            json.text().said().into()
+        } else {
+            serde_json::from_str(json.raw()).unwrap()
+        }
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f32>().prop_map(|n| Value::from(f64::from(n))),
+            "\\PC{0,24}".prop_map(Value::from),
+            "[\"\\\\\n\t/\u{1}\u{7f}ü🙂]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("[a-z\"\\\\]{0,3}", inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_serde_wrote_is_read_as_serde_reads_it(written in any_value(), pretty: bool) {
+            let text = if pretty {
+                serde_json::to_string_pretty(&written).unwrap()
+            } else {
+                written.to_string()
+            };
+            let expected: Value = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(read(value(&text).unwrap()), expected);
+        }
+
+        #[test]
+        fn what_is_cut_off_is_never_sound(written in any_value(), cut: proptest::sample::Index) {
+            let text = serde_json::json!({ "a": written }).to_string();
+            let mut cut = cut.index(text.len());
+            while !text.is_char_boundary(cut) {
+                cut -= 1;
+            }
+            let (half, whole) = (event(&text[..cut], |_, _| {}), event(&text, |_, _| {}));
+            prop_assert!(half.is_err(), "{}", &text[..cut]);
+            prop_assert!(whole.is_ok(), "{}", text);
+        }
+
+        #[test]
+        fn no_text_breaks_it(text in "[{}\\[\\]\",:\\\\u0-9a-fé🙂 tn-]{0,40}") {
+            if let Ok(json) = value(&text) {
+                json.fields(|key, value| {
+                    Text(key).said();
+                    value.text().said();
+                });
+                json.items().for_each(|item| { item.text().said(); });
+            }
+        }
+    }
+
+    #[test]
+    fn structure_is_strict_and_fields_are_not() {
+        for broken in [
+            "",
+            "{",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{\"a\":1 2}",
+            "{a:1}",
+            "{} {}",
+            "{\"a\":tru}",
+            "[1,]",
+        ] {
+            assert!(value(broken).is_err(), "{broken}");
+        }
+        assert!(event("[]", |_, _| {}).is_err());
+        let deep = "[".repeat(300) + &"]".repeat(300);
+        assert!(value(&deep).is_err());
+        let odd = value(r#"{"a":[1],"b":1.5,"c":null,"d":"x"}"#).unwrap();
+        assert!(odd.field("a").text().is_empty() && odd.field("b").text().is_empty());
+        assert_eq!(odd.field("b").number::<u64>(), None);
+        assert!(odd.field("c").is_none() && odd.field("e").is_none());
+        assert_eq!(odd.field("d").items().count(), 0);
+    }
+
+    #[test]
+    fn escapes_and_what_is_none() {
+        for (written, said) in [
+            (r#""a\n\"\\\/\b\f\r\t\u00fc""#, "a\n\"\\/\u{8}\u{c}\r\tü"),
+            (r#""\ud83d\ude42!""#, "🙂!"),
+            (r#""\ud83d!""#, "\u{fffd}!"),
+            (r#""\ude42\u0041""#, "\u{fffd}A"),
+            (r#""\x\u12""#, "\u{fffd}x\u{fffd}12"),
+            (r#""\é""#, "\u{fffd}é"),
+        ] {
+            assert_eq!(value(written).unwrap().text().said(), said, "{written}");
+        }
+        assert!(matches!(value("\"plain\"").unwrap().text().said(), Cow::Borrowed("plain")));
+    }
+}
