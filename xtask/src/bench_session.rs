@@ -2,6 +2,8 @@
 //! program lists it and goes on with it as a user's process would; times, memory and what waiting
 //! costs come out. Never looks into the program but through `/proc`.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -224,24 +226,33 @@ async fn idle(program: &Path, time: Duration) -> anyhow::Result<()> {
     let before = used(pid)?;
     tokio::time::sleep(time).await;
     let after = used(pid)?;
-    let (cpu, switches) = (after.0 - before.0, after.1 - before.1);
+    // A thread that ended meanwhile has ended; one that is new was made meanwhile.
+    let (mut nanos, mut runs) = (0, 0);
+    for (task, (now_nanos, now_runs)) in after {
+        let (was_nanos, was_runs) = before.get(&task).copied().unwrap_or_default();
+        (nanos, runs) = (nanos + now_nanos - was_nanos, runs + now_runs - was_runs);
+    }
     println!(
-        "\nexec that waits {time:?} for a silent model: {:.3} ms of processor time, {switches} switches",
-        cpu as f64 / 1e6
+        "\nexec that waits {time:?} for a silent model: {:.3} ms of processor time, woken {runs} times",
+        nanos as f64 / 1e6
     );
     Ok(())
 }
 
-/// Returns the nanoseconds that a process's threads ran, and how often they were given a processor.
-fn used(pid: u32) -> anyhow::Result<(u64, u64)> {
-    let (mut nanos, mut runs) = (0, 0);
+/// Returns the nanoseconds that each thread of a process ran, and how often it was given a
+/// processor.
+fn used(pid: u32) -> anyhow::Result<HashMap<OsString, (u64, u64)>> {
+    let mut threads = HashMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let stat = fs::read_to_string(task?.path().join("schedstat"))?;
+        let task = task?;
+        // It may have ended since it was listed.
+        let Ok(stat) = fs::read_to_string(task.path().join("schedstat")) else { continue };
         let mut numbers = stat.split_ascii_whitespace().map(str::parse::<u64>);
-        nanos += numbers.next().context("no time in schedstat")??;
-        runs += numbers.nth(1).context("no count in schedstat")??;
+        let nanos = numbers.next().context("no time in schedstat")??;
+        let runs = numbers.nth(1).context("no count in schedstat")??;
+        threads.insert(task.file_name(), (nanos, runs));
     }
-    Ok((nanos, runs))
+    Ok(threads)
 }
 
 fn peak_kib(pid: u32) -> Option<u64> {
