@@ -59,6 +59,10 @@ pub(crate) struct Report {
 
 #[derive(Debug, Args)]
 #[group(multiple = false)]
+#[cfg_attr(
+    feature = "telemetry",
+    expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")
+)]
 struct Form {
     /// One page of HTML
     #[arg(long)]
@@ -69,6 +73,14 @@ struct Form {
     /// JSON
     #[arg(long)]
     json: bool,
+    /// Prometheus' text format
+    #[cfg(feature = "telemetry")]
+    #[arg(long)]
+    prometheus: bool,
+    /// Send figures and spans to an OpenTelemetry collector, such as http://127.0.0.1:4318
+    #[cfg(feature = "telemetry")]
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -100,7 +112,15 @@ pub(crate) fn run(perf: &Perf) -> anyhow::Result<Exit> {
 
 fn report(sessions: &Sessions, options: &Report) -> anyhow::Result<Exit> {
     let report = session(sessions, options.session.as_deref())?;
+    #[cfg(feature = "telemetry")]
+    if let Some(url) = &options.form.otlp {
+        report.send_otlp(url).with_context(|| format!("cannot send to `{url}`"))?;
+        note(&format!("sent to {url}"));
+        return Ok(Exit::Done);
+    }
     let text = match &options.form {
+        #[cfg(feature = "telemetry")]
+        Form { prometheus: true, .. } => report.prometheus(),
         Form { html: true, .. } => report.html(),
         Form { trace: true, .. } => report.trace().to_string(),
         Form { json: true, .. } => format!("{:#}\n", json_of(&report)),

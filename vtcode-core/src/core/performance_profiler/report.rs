@@ -14,6 +14,8 @@ use crate::core::resources::Resources;
 use crate::llm::message::{Attempt, Outcome, Part, Usage};
 
 mod html;
+#[cfg(feature = "telemetry")]
+mod telemetry;
 mod trace;
 
 /// How much of a prompt and of a call's arguments is shown.
@@ -200,6 +202,19 @@ impl SessionReport {
     /// Returns one page that needs nothing else: no script, no font, no picture from elsewhere.
     pub fn html(&self) -> String {
         html::page(self)
+    }
+
+    /// Returns the session's figures in Prometheus' text format.
+    #[cfg(feature = "telemetry")]
+    pub fn prometheus(&self) -> String {
+        telemetry::prometheus(self)
+    }
+
+    /// Sends the session's figures and spans to an OpenTelemetry collector, such as
+    /// `http://127.0.0.1:4318`. Blocks.
+    #[cfg(feature = "telemetry")]
+    pub fn send_otlp(&self, base_url: &str) -> std::io::Result<()> {
+        telemetry::send(self, base_url)
     }
 
     /// Returns the table that ends a profiled run.

@@ -83,7 +83,7 @@ fn prompt(tool: &str) -> Vec<(u64, EventKind)> {
     ]
 }
 
-fn report() -> SessionReport {
+pub(super) fn report() -> SessionReport {
     let mut report = SessionReport::default();
     report.take(&Event { at: ms(0), kind: EventKind::SessionStarted(header()) });
     // The second run has a clock of its own.
