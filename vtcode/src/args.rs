@@ -106,6 +106,10 @@ pub(crate) struct Common {
     /// Write the answer to this file, too
     #[arg(short = 'o', long = "output-last-message", value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// End with one JSON value that fits the JSON schema in this file; exit code 1 if the model
+    /// does not give one, also when told what was wrong
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_schema: Option<PathBuf>,
     /// End with the table of where the time went
     #[arg(long)]
     pub(crate) profile: bool,

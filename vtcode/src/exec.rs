@@ -1,5 +1,6 @@
 //! One task: `exec` begins a session, `resume` goes on with one; both end in [`drive`].
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,9 @@ use vtcode_core::config::layers::Settings;
 use vtcode_core::config::limits::Price;
 use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
-use vtcode_core::core::optimized_agent::{AgentOutcome, End, OptimizedAgentEngine, prompt};
+use vtcode_core::core::optimized_agent::{
+    AgentOutcome, AnswerSchema, End, OptimizedAgentEngine, prompt,
+};
 use vtcode_core::core::performance_profiler::Profile;
 use vtcode_core::llm::discover;
 use vtcode_core::llm::message::Message;
@@ -44,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) messages: Vec<Message>,
     pub(crate) sent: Option<Prefix>,
     pub(crate) entry: SessionEntry,
+    /// What the last answer must be.
+    pub(crate) answer_schema: Option<AnswerSchema>,
 }
 
 /// How a run tells what happens.
@@ -72,6 +77,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let add_dirs: anyhow::Result<_> =
                 args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
             check_output(&args.common)?;
+            let answer_schema = read_schema(&args.common)?;
             let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
             let endpoint = discover::endpoint(&settings, &env).await?;
             setup::settle(&mut settings, &endpoint)?;
@@ -83,6 +89,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
                 begin(cwd, add_dirs, client, settings, &its_env)
             });
             let session = session.await??;
+            let session = Session { answer_schema, ..session };
             let prompt = with_files(&prompt, &session.workspace);
             Box::pin(drive(session, prompt, args.common, &env)).await
         }),
@@ -109,7 +116,9 @@ pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
             };
             let prompt = read_prompt(prompt.as_deref())?;
             check_output(&args.common)?;
+            let answer_schema = read_schema(&args.common)?;
             let session = go_on(&sessions, &id, &args.common, &env).await?;
+            let session = Session { answer_schema, ..session };
             let prompt = with_files(&prompt, &session.workspace);
             Box::pin(drive(session, prompt, args.common, &env)).await
         }),
@@ -145,6 +154,27 @@ fn check_place(what: &str, path: &Path) -> Result<(), Usage> {
         return Err(Usage(format!("cannot write {what} to `{path}`: no such folder, or one")));
     }
     Ok(())
+}
+
+/// The largest schema that is read.
+const SCHEMA_BYTES: u64 = 1 << 20;
+
+/// Reads what the last answer must be, if it must be of some kind.
+fn read_schema(common: &Common) -> Result<Option<AnswerSchema>, Usage> {
+    let Some(path) = &common.output_schema else { return Ok(None) };
+    let unusable = |why: &dyn std::fmt::Display| {
+        Usage(format!("cannot use `{}` as the schema of the answer: {why}", path.display()))
+    };
+    let file = File::open(path).map_err(|error| unusable(&error))?;
+    if !file.metadata().is_ok_and(|about| about.is_file()) {
+        return Err(unusable(&"it is no file"));
+    }
+    let mut text = String::new();
+    let read = file.take(SCHEMA_BYTES + 1).read_to_string(&mut text);
+    if read.map_err(|error| unusable(&error))? as u64 > SCHEMA_BYTES {
+        return Err(unusable(&"it is larger than 1 MiB"));
+    }
+    AnswerSchema::parse(&text).map(Some).map_err(|error| unusable(&error))
 }
 
 /// The longest prompt that is read.
@@ -240,6 +270,7 @@ pub(crate) fn begin(
         messages,
         sent: None,
         entry,
+        answer_schema: None,
     })
 }
 
@@ -328,6 +359,7 @@ async fn go_on(
         messages,
         sent,
         entry,
+        answer_schema: None,
     })
 }
 
@@ -441,6 +473,7 @@ pub(crate) async fn work(
         messages,
         sent,
         mut entry,
+        answer_schema,
     } = session;
     let kept = Arc::clone(&preimages);
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
@@ -470,6 +503,9 @@ pub(crate) async fn work(
         _ => {}
     });
 
+    if let Some(schema) = answer_schema {
+        engine = engine.with_answer_schema(schema);
+    }
     if let Some(confirm) = approval::confirm_on_terminal(settings.safety.approval) {
         engine = engine.with_confirm(confirm);
     }

@@ -263,6 +263,11 @@ pub enum EventKind {
         /// All of it.
         part: Part,
     },
+    /// The last answer was not of the kind asked for; the model is told so and answers again.
+    AnswerSentBack {
+        /// What it is told.
+        text: String,
+    },
     /// The answer to a request is complete.
     ResponseEnded {
         /// Why the model stopped.

@@ -19,6 +19,7 @@ use crate::llm::optimized_client::{LlmError, OptimizedLLMClient};
 use crate::tools::async_pipeline::AsyncToolPipeline;
 use crate::tools::tool::FileChange;
 
+mod answer;
 mod budget;
 mod call_ids;
 mod changes;
@@ -32,6 +33,7 @@ pub mod prompt;
 mod rehearsal;
 mod repeats;
 
+pub use answer::{AnswerSchema, SchemaError};
 pub use changes::sum_changes;
 use driver::Run;
 pub use phase::{End, Failure, FailureKind, Limit};
@@ -41,7 +43,39 @@ pub use rehearsal::Rehearsal;
 /// Prompts that may wait while another is worked on.
 const PROMPTS_WAITING: usize = 16;
 
-/// One session's engine.
+/// One session's engine. It does nothing until [`start`](Self::start) is called, and ends all that
+/// it started when that future ends or is dropped.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use vtcode_core::config::endpoint::{Endpoint, Wire};
+/// use vtcode_core::config::limits::Limits;
+/// use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine};
+/// use vtcode_core::llm::optimized_client::OptimizedLLMClient;
+/// use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
+/// use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
+/// # use vtcode_testkit::{ScriptedModel, say};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let model = ScriptedModel::start(vec![say("Hello.")]).await;
+/// # let url = model.openai_url();
+/// // A model behind a known address; `OptimizedLLMClient::new` finds one as the program does.
+/// let endpoint = Endpoint::new(Wire::OpenAiChat, url, "some-model");
+/// let client = OptimizedLLMClient::with_endpoint(endpoint, Limits::full().client)?;
+/// let tools = OptimizedToolRegistry::with_tools(Vec::new(), Limits::full().tools);
+/// let pipeline = Arc::new(AsyncToolPipeline::with_registry(Arc::new(tools)));
+///
+/// let engine = OptimizedAgentEngine::new("a-session", Arc::clone(&pipeline), Arc::new(client));
+/// engine.submit("Say hello.").await?;
+/// engine.close_input(); // Without it, `start` waits for the next prompt.
+/// let outcome = engine.start().await?;
+/// pipeline.shutdown().await;
+/// assert_eq!(outcome.end, Some(End::Done("Hello.".to_owned())));
+/// # Ok(())
+/// # }
+/// ```
 pub struct OptimizedAgentEngine {
     session_id: String,
     pipeline: Arc<AsyncToolPipeline>,
@@ -51,6 +85,7 @@ pub struct OptimizedAgentEngine {
     sinks: Vec<Sink>,
     confirm: Option<Confirm>,
     memory: MemoryBudget,
+    answer_schema: Option<AnswerSchema>,
     prompts: Mutex<Option<mpsc::Sender<(String, Charge)>>>,
     begin: Mutex<Option<Begin>>,
 }
@@ -134,6 +169,7 @@ impl OptimizedAgentEngine {
             cancel: CancellationToken::new(),
             sinks: Vec::new(),
             confirm: None,
+            answer_schema: None,
             prompts: Mutex::new(Some(sender)),
             begin: Mutex::new(Some(begin)),
         }
@@ -183,6 +219,14 @@ impl OptimizedAgentEngine {
     #[must_use]
     pub fn with_sent(self, sent: Option<Prefix>) -> Self {
         self.with_begin(|begin| begin.sent = sent)
+    }
+
+    /// Makes the last answer of each prompt one JSON value of this kind: the model is told, what it
+    /// says is checked and sent back once, and the prompt fails when that does not help.
+    #[must_use]
+    pub fn with_answer_schema(mut self, schema: AnswerSchema) -> Self {
+        self.answer_schema = Some(schema);
+        self
     }
 
     /// Lets somebody say whether to go on when the model goes in circles; without, its prompt then

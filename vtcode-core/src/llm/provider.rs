@@ -174,12 +174,12 @@ fn name_call(call: &mut ToolCall, nth: usize, ids: &mut HashSet<String>) {
     if call.id.is_empty() {
         call.id = format!("call_{nth}");
     }
-    let id = call.id.clone();
-    let mut copy = 1;
-    while !ids.insert(call.id.clone()) {
-        copy += 1;
-        call.id = format!("{id}_{copy}");
+    if ids.contains(&call.id) {
+        let id = call.id.clone();
+        let copies = (2..).map(|copy| format!("{id}_{copy}"));
+        call.id = copies.into_iter().find(|id| !ids.contains(id)).unwrap_or(id);
     }
+    ids.insert(call.id.clone());
 }
 
 #[cfg(test)]

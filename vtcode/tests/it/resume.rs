@@ -10,7 +10,7 @@ use crate::user::{PROVIDERS, User, results};
 
 /// Asserts that a request goes on from where another one was: the same bytes, and more.
 #[track_caller]
-fn goes_on(first: &Request, second: &Request) {
+pub(crate) fn goes_on(first: &Request, second: &Request) {
     // The cache's marks move; all else stays.
     let bytes = |request: &Request| {
         let body = String::from_utf8(request.body.to_vec()).unwrap();

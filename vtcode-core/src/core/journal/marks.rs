@@ -58,7 +58,7 @@ impl Totals {
             EventKind::SessionResumed { provider, base_url, model } => {
                 self.moved = Some((provider.clone(), base_url.clone(), model.clone()));
             }
-            EventKind::PromptStarted { .. } => self.close(),
+            EventKind::PromptStarted { .. } | EventKind::AnswerSentBack { .. } => self.close(),
             EventKind::Part { part: Part::ToolCall(_) } => self.calls = true,
             EventKind::Part { part: Part::Text { text } } => self.words |= !text.trim().is_empty(),
             EventKind::Retry { .. } if !self.calls => self.words = false,

@@ -74,7 +74,7 @@ impl Replay {
         self.totals.take(&event.kind, at);
         match event.kind {
             EventKind::SessionStarted(header) => self.header = Some(header),
-            EventKind::PromptStarted { text } => {
+            EventKind::PromptStarted { text } | EventKind::AnswerSentBack { text } => {
                 self.end_response();
                 self.messages.push(Message::User { text });
             }

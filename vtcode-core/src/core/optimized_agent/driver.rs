@@ -15,7 +15,7 @@ use super::call_ids::CallIds;
 use super::phase::{Action, End, Input, Limit, Phase, Stop};
 use super::prefix::PrefixWatch;
 use super::repeats::Repeats;
-use super::{AgentOutcome, Begin, EngineError, OptimizedAgentEngine, sum_changes};
+use super::{AgentOutcome, AnswerSchema, Begin, EngineError, OptimizedAgentEngine, sum_changes};
 use crate::core::conversation::Conversation;
 use crate::core::event::EventKind;
 use crate::core::journal::Journal;
@@ -73,6 +73,8 @@ pub(super) struct Run<'a> {
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
     unfinished: String,
+    /// The words of the answer's finished parts, where they must be of some kind.
+    said: String,
     /// What the answer used, as far as it said.
     usage: Usage,
     /// Words or calls of the answer came: the client does not ask for it again.
@@ -114,7 +116,7 @@ impl<'a> Run<'a> {
             },
             temperature: client.temperature,
             effort: client.effort,
-            answer_schema: None,
+            answer_schema: engine.answer_schema.as_ref().map(AnswerSchema::schema),
         };
         let provider = engine.client.provider()?;
         let wire = rendering(endpoint);
@@ -154,6 +156,7 @@ impl<'a> Run<'a> {
             call_ids,
             stream: None,
             unfinished: String::new(),
+            said: String::new(),
             usage: Usage::default(),
             began: false,
             charges: Charges::new(&engine.memory, &engine.pipeline, &engine.client),
@@ -194,7 +197,7 @@ impl<'a> Run<'a> {
                 Some(joined) = self.calls.join_next() => {
                     let (index, call, result) =
                         joined.expect("the task only waits; the pipeline catches a tool's panic");
-                    let answer = self.call_done(&call, result);
+                    let answer = self.call_done(call, result);
                     return Input::CallDone(index, answer);
                 }
                 event = next_event(&mut self.stream), if self.stream.is_some() => {
@@ -205,6 +208,7 @@ impl<'a> Run<'a> {
                         Some((text, _charge)) => {
                             self.budget.begin();
                             self.repeats.begin();
+                            let text = self.asks_for_schema(text);
                             self.tell(EventKind::PromptStarted { text: text.clone() });
                             Input::Prompt(text)
                         }
@@ -218,23 +222,8 @@ impl<'a> Run<'a> {
     /// Does what the state machine says.
     pub(super) async fn perform(&mut self, action: Action) {
         match action {
-            Action::Append(message) => {
-                if matches!(message, Message::Assistant { .. }) {
-                    self.repeats.next_step();
-                }
-                let (provider, conversation) = (self.provider, &mut self.conversation);
-                self.meter.time(
-                    |work| &mut work.render,
-                    || conversation.push(&provider.segment(&message)),
-                );
-                if let Some(messages) = &mut self.messages {
-                    messages.push(message.clone());
-                }
-                self.charge_history();
-                if matches!(message, Message::Tool { .. }) {
-                    self.charge_no_results();
-                }
-            }
+            Action::Append(message) => self.append(&message),
+            Action::SendBack(problems) => self.send_back(&problems),
             Action::Ask { turn } => self.ask(turn).await,
             Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,
             Action::SumUp => self.sum_up().await,
@@ -245,8 +234,26 @@ impl<'a> Run<'a> {
                 self.stream = None;
                 self.stop_calls.cancel();
             }
-            Action::Warn(message) => self.tell(EventKind::Warning { message }),
+            Action::Warn(message) => {
+                self.tell(EventKind::Warning { message });
+            }
             Action::Finish { end, usage } => self.finish(end, usage).await,
+        }
+    }
+
+    /// Adds a message to the conversation.
+    fn append(&mut self, message: &Message) {
+        if matches!(message, Message::Assistant { .. }) {
+            self.repeats.next_step();
+        }
+        let (provider, conversation) = (self.provider, &mut self.conversation);
+        self.meter.time(|work| &mut work.render, || conversation.push(&provider.segment(message)));
+        if let Some(messages) = &mut self.messages {
+            messages.push(message.clone());
+        }
+        self.charge_history();
+        if matches!(message, Message::Tool { .. }) {
+            self.charge_no_results();
         }
     }
 

@@ -11,6 +11,8 @@ use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usa
 const EMPTY_ANSWERS_ALLOWED: u32 = 1;
 /// Answers in a row that broke off before their first call that are asked for again.
 const BROKEN_ANSWERS_ALLOWED: u32 = 2;
+/// Last answers that do not fit the schema asked for and are sent back.
+const UNFIT_ANSWERS_ALLOWED: u32 = 1;
 
 /// Where a session stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +39,7 @@ pub(crate) struct Task {
     pub(crate) usage: Usage,
     empty: u32,
     broken: u32,
+    unfit: u32,
     /// The conversation was shortened because the provider found this request too long.
     shortened: bool,
 }
@@ -70,6 +73,7 @@ pub(crate) enum Input {
     AnswerEnded {
         finish: FinishReason,
         usage: Usage,
+        verdict: Verdict,
     },
     AnswerBroke(Failure),
     /// The request would not fit into the model's window.
@@ -82,6 +86,17 @@ pub(crate) enum Input {
     Stop(Stop),
     /// No further prompt will come.
     Closed,
+}
+
+/// What the words of a whole answer are worth, should they be the last ones.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Verdict {
+    /// Any words will do.
+    Free,
+    /// They are a value of the kind that was asked for; the value's text.
+    Fits(String),
+    /// They are not; what is wrong with them.
+    Unfit(String),
 }
 
 /// What the driver has to do.
@@ -104,6 +119,8 @@ pub(crate) enum Action {
     Compact(Option<String>),
     /// Shorten the conversation without the model, which finds it too long.
     Shorten,
+    /// Tell the model what is wrong with its last answer.
+    SendBack(String),
     /// Hand the call at this place in the answer to the pipeline.
     Start(usize, ToolCall),
     /// End the stream and all running calls.
@@ -232,9 +249,9 @@ pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, 
             (Phase::Closed, vec![finish(stop.into(), &Task::default())])
         }
         (Phase::Asking(task, answer), Input::Part(part)) => take_part(task, answer, part, limits),
-        (Phase::Asking(mut task, answer), Input::AnswerEnded { finish, usage }) => {
+        (Phase::Asking(mut task, answer), Input::AnswerEnded { finish, usage, verdict }) => {
             task.usage += usage;
-            answer_ended(task, answer, finish, limits)
+            answer_ended(task, answer, (finish, verdict), limits)
         }
         (Phase::Asking(mut task, answer), Input::Spent(usage)) => {
             task.usage += usage;
@@ -322,7 +339,7 @@ fn take_part(
 fn answer_ended(
     mut task: Task,
     mut answer: Answer,
-    reason: FinishReason,
+    (reason, verdict): (FinishReason, Verdict),
     limits: &AgentLimits,
 ) -> (Phase, Vec<Action>) {
     let cut_off = reason == FinishReason::Length;
@@ -359,16 +376,25 @@ fn answer_ended(
     }
     let mut actions = Vec::new();
     actions.extend(answer.into_messages());
-    let end = if cut_off {
-        End::Limit(Limit::Output)
-    } else if reason == FinishReason::Refusal {
-        let message = match text.trim() {
+    let useless = |message| End::Failed(Failure { message, kind: FailureKind::Model });
+    let end = match (reason, verdict) {
+        (FinishReason::Length, _) => End::Limit(Limit::Output),
+        (FinishReason::Refusal, _) => useless(match text.trim() {
             "" => "the model, or a filter of its provider, refused without a word".to_owned(),
             words => format!("the model refused: {words}"),
-        };
-        End::Failed(Failure { message, kind: FailureKind::Model })
-    } else {
-        End::Done(text)
+        }),
+        (_, Verdict::Free) => End::Done(text),
+        (_, Verdict::Fits(json)) => End::Done(json),
+        (_, Verdict::Unfit(problems))
+            if task.unfit < UNFIT_ANSWERS_ALLOWED && task.turns < limits.max_turns =>
+        {
+            task.unfit += 1;
+            actions.push(Action::SendBack(problems));
+            return ask_next(task, actions);
+        }
+        (_, Verdict::Unfit(problems)) => {
+            useless(format!("the answer is not what --output-schema asks for: {problems}"))
+        }
     };
     actions.push(finish(end, &task));
     (Phase::Idle, actions)
@@ -408,7 +434,7 @@ fn answer_broke(
 }
 
 /// Goes on once every call of a complete answer has its result.
-fn next_turn(mut task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Vec<Action>) {
+fn next_turn(task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Vec<Action>) {
     if !answer.calls.iter().all(|call| matches!(call.state, CallState::Done(_))) {
         return (Phase::Working(task, answer), Vec::new());
     }
@@ -417,6 +443,11 @@ fn next_turn(mut task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Ve
         actions.push(finish(End::Limit(Limit::Turns(limits.max_turns)), &task));
         return (Phase::Idle, actions);
     }
+    ask_next(task, actions)
+}
+
+/// Asks with what was added to the conversation.
+fn ask_next(mut task: Task, mut actions: Vec<Action>) -> (Phase, Vec<Action>) {
     task.turns += 1;
     (task.empty, task.broken, task.shortened) = (0, 0, false);
     actions.push(Action::Ask { turn: task.turns });

@@ -1,7 +1,7 @@
 //! The state machine without a world: benches and the regression gate measure with it what a turn
 //! costs before anything is performed.
 
-use super::phase::{Input, Phase, step};
+use super::phase::{Input, Phase, Verdict, step};
 use crate::config::limits::AgentLimits;
 use crate::llm::message::{FinishReason, Part, ToolAnswer, ToolCall, Usage};
 
@@ -19,13 +19,14 @@ impl Rehearsal {
         let limits = AgentLimits { max_turns: turns.saturating_add(1), ..limits.clone() };
         let name = || "read_file".to_owned();
         let mut inputs = vec![Input::Prompt(String::new())];
-        let usage = Usage::default();
+        let ended =
+            |finish| Input::AnswerEnded { finish, usage: Usage::default(), verdict: Verdict::Free };
         for _ in 0..turns {
             for call in 0..calls {
                 let (id, arguments) = (format!("call_{call}"), "{}".to_owned());
                 inputs.push(Input::Part(Part::ToolCall(ToolCall { id, name: name(), arguments })));
             }
-            inputs.push(Input::AnswerEnded { finish: FinishReason::ToolCalls, usage });
+            inputs.push(ended(FinishReason::ToolCalls));
             for call in 0..calls {
                 let (call_id, text) = (format!("call_{call}"), String::new());
                 let answer = ToolAnswer { call_id, name: name(), text, is_error: false };
@@ -33,7 +34,7 @@ impl Rehearsal {
             }
         }
         inputs.push(Input::Part(Part::Text { text: "Done.".to_owned() }));
-        inputs.push(Input::AnswerEnded { finish: FinishReason::Stop, usage });
+        inputs.push(ended(FinishReason::Stop));
         Self { inputs, limits }
     }
 

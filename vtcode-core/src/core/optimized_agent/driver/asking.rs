@@ -8,7 +8,7 @@ use super::Run;
 use super::stream::next_event;
 use crate::core::conversation::RequestBody;
 use crate::core::event::{EventKind, PrefixChange};
-use crate::llm::message::Usage;
+use crate::llm::message::{Message, Usage};
 use crate::llm::optimized_client::StreamEvent;
 
 impl Run<'_> {
@@ -69,6 +69,25 @@ impl Run<'_> {
         true
     }
 
+    /// Adds to a prompt of what kind its last answer must be, if it must be of one.
+    pub(super) fn asks_for_schema(&self, prompt: String) -> String {
+        match &self.engine.answer_schema {
+            Some(schema) => format!("{prompt}\n\n{}", schema.instruction()),
+            None => prompt,
+        }
+    }
+
+    /// Tells the model what is wrong with its last answer.
+    pub(super) fn send_back(&mut self, problems: &str) {
+        let text = format!(
+            "Your last message is not the answer that was asked for: {problems}. Send it again: \
+             one JSON value that fits the schema, with nothing before or behind it."
+        );
+        if let EventKind::AnswerSentBack { text } = self.tell(EventKind::AnswerSentBack { text }) {
+            self.append(&Message::User { text });
+        }
+    }
+
     /// Sends the last request once more.
     pub(super) async fn ask_again(&mut self, attempt: u32, cause: String) {
         self.tell(EventKind::Retry { attempt, wait: Duration::ZERO, cause });
@@ -96,6 +115,7 @@ impl Run<'_> {
         }
         self.budget.sends(body_bytes);
         self.unfinished.clear();
+        self.said.clear();
         self.usage = Usage::default();
         self.began = false;
         self.stream = Some(self.engine.client.send(body, &self.tool_names));

@@ -23,11 +23,10 @@ const CHANGES: usize = 4096;
 impl Run<'_> {
     /// Hands a call to the pipeline.
     pub(super) async fn start_call(&mut self, index: usize, call: ToolCall) {
-        self.tell(EventKind::ToolStarted {
-            call_id: call.id.clone(),
-            name: call.name.clone(),
-            arguments: call.arguments.clone(),
-        });
+        let ToolCall { id: call_id, name, arguments } = call;
+        let told = self.tell(EventKind::ToolStarted { call_id, name, arguments });
+        let EventKind::ToolStarted { call_id: id, name, arguments } = told else { return };
+        let call = ToolCall { id, name, arguments };
         if self.stopped {
             // It could not be recorded, so it must not run.
             let answer = ToolAnswer::interrupted(&call, false);
@@ -36,12 +35,12 @@ impl Run<'_> {
         }
         let room = match self.room_for_call(&call) {
             Ok(room) => room,
-            Err(why) => return self.not_run(index, &call, why, Some(ErrorClass::Environment)),
+            Err(why) => return self.not_run(index, call, why, Some(ErrorClass::Environment)),
         };
-        let args = match arguments(&call.arguments) {
+        let args = match read_arguments(&call.arguments) {
             Ok(args) => args,
             Err(problem) => {
-                return self.not_run(index, &call, problem, Some(ErrorClass::Model));
+                return self.not_run(index, call, problem, Some(ErrorClass::Model));
             }
         };
         let (out, call_id) = (Arc::clone(&self.out), call.id.clone());
@@ -75,19 +74,19 @@ impl Run<'_> {
                     (index, call, result)
                 });
             }
-            Err(error) => self.not_run(index, &call, error.to_string(), error.class()),
+            Err(error) => self.not_run(index, call, error.to_string(), error.class()),
         }
     }
 
     /// Answers a call that was not handed to the pipeline.
-    fn not_run(&mut self, index: usize, call: &ToolCall, why: String, class: Option<ErrorClass>) {
+    fn not_run(&mut self, index: usize, call: ToolCall, why: String, class: Option<ErrorClass>) {
         let output = ToolOutput { is_error: true, ..ToolOutput::text(why) };
         let answer = self.answer(call, output, class, [Duration::ZERO; 2]);
         self.pending.push_back(Input::CallDone(index, answer));
     }
 
     /// Takes what the pipeline gave for a call.
-    pub(super) fn call_done(&mut self, call: &ToolCall, result: ToolResult) -> ToolAnswer {
+    pub(super) fn call_done(&mut self, call: ToolCall, result: ToolResult) -> ToolAnswer {
         let (output, class) = match result.result {
             Ok(output) => {
                 let class = output.is_error.then_some(ErrorClass::Tool);
@@ -104,7 +103,7 @@ impl Run<'_> {
     /// Makes of a result what the model reads, and tells it.
     fn answer(
         &mut self,
-        call: &ToolCall,
+        call: ToolCall,
         output: ToolOutput,
         class: Option<ErrorClass>,
         [waited, ran]: [Duration; 2],
@@ -120,20 +119,18 @@ impl Run<'_> {
             changed = !changes.is_empty();
         }
         let is_read = !is_error && is_repeatable(&self.engine.pipeline, &call.name);
-        let noted = self.repeats.noted(call, Gave { text: &text, is_read, changed, ran });
+        let noted = self.repeats.noted(&call, Gave { text: &text, is_read, changed, ran });
         let text = noted.unwrap_or(text);
         self.charge_result(text.len());
-        self.tell(EventKind::ToolFinished {
-            call_id: call.id.clone(),
-            name: call.name.clone(),
-            text: text.clone(),
-            is_error,
-            class,
-            detail,
-            waited,
-            ran,
-        });
-        ToolAnswer { call_id: call.id.clone(), name: call.name.clone(), text, is_error }
+        let ToolCall { id: call_id, name, .. } = call;
+        let finished =
+            EventKind::ToolFinished { call_id, name, text, is_error, class, detail, waited, ran };
+        match self.tell(finished) {
+            EventKind::ToolFinished { call_id, name, text, is_error, .. } => {
+                ToolAnswer { call_id, name, text, is_error }
+            }
+            other => unreachable!("it gives back what it was given, not {other:?}"),
+        }
     }
 }
 
@@ -142,7 +139,7 @@ fn is_repeatable(pipeline: &AsyncToolPipeline, name: &str) -> bool {
 }
 
 /// Reads a call's arguments; what is no JSON object is answered in words to repair it from.
-pub(super) fn arguments(text: &str) -> Result<Value, String> {
+pub(super) fn read_arguments(text: &str) -> Result<Value, String> {
     let text = text.trim();
     let problem = match serde_json::from_str(if text.is_empty() { "{}" } else { text }) {
         Ok(args @ Value::Object(_)) => return Ok(args),

@@ -70,7 +70,9 @@ impl Out {
 impl Run<'_> {
     /// Journals an event, then tells it. A journal that cannot be written ends the prompt: what
     /// follows could not be undone or resumed.
-    pub(super) fn tell(&mut self, kind: EventKind) {
+    ///
+    /// Returns what was told, for whoever goes on with what is in it.
+    pub(super) fn tell(&mut self, kind: EventKind) -> EventKind {
         let event = self.out.event(kind);
         if let Some(journal) = &mut self.journal
             && let Err(error) = self.meter.time(|work| &mut work.journal, || journal.append(&event))
@@ -84,6 +86,7 @@ impl Run<'_> {
             let message = format!("a listener to this session failed and hears no more: {failure}");
             self.tell(EventKind::Warning { message });
         }
+        event.kind
     }
 
     /// Tells what the turn cost us, where it is measured.

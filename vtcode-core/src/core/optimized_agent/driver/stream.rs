@@ -1,7 +1,7 @@
 //! An answer as it arrives: what the stream says is told as events, and what the state machine must
 //! know becomes its input. Sends nothing.
 
-use super::super::phase::{Failure, FailureKind, Input};
+use super::super::phase::{Failure, FailureKind, Input, Verdict};
 use super::Run;
 use crate::core::event::EventKind;
 use crate::llm::message::{Attempt, Delta, Outcome, Part, Usage};
@@ -25,7 +25,9 @@ impl Run<'_> {
                 self.tell(EventKind::Warning { message: what });
             }
             Some(Ok(StreamEvent::AttemptEnded(attempt))) => self.attempt_ended(attempt),
-            Some(Ok(StreamEvent::FirstByte)) => self.tell(EventKind::FirstByte),
+            Some(Ok(StreamEvent::FirstByte)) => {
+                self.tell(EventKind::FirstByte);
+            }
             Some(Ok(StreamEvent::Delta(delta))) => self.delta(delta),
             Some(Err(error)) => {
                 self.stream = None;
@@ -68,8 +70,11 @@ impl Run<'_> {
                     self.budget.says(call.arguments.len());
                     self.charge_answer(call.arguments.len());
                 }
-                if matches!(part, Part::Text { .. }) {
+                if let Part::Text { text } = &part {
                     self.unfinished.clear();
+                    if self.engine.answer_schema.is_some() {
+                        self.said.push_str(text);
+                    }
                 }
                 self.part(part);
             }
@@ -79,14 +84,17 @@ impl Run<'_> {
                 if let Some(miss) = self.prefixes.used(self.usage) {
                     self.tell(EventKind::CacheMissed(miss));
                 }
-                self.pending.push_back(Input::AnswerEnded { finish, usage: self.usage });
+                let schema = self.engine.answer_schema.as_ref();
+                let verdict = schema.map_or(Verdict::Free, |schema| schema.judge(&self.said));
+                self.pending.push_back(Input::AnswerEnded { finish, usage: self.usage, verdict });
             }
         }
     }
 
     pub(super) fn part(&mut self, part: Part) {
-        self.tell(EventKind::Part { part: part.clone() });
-        self.pending.push_back(Input::Part(part));
+        if let EventKind::Part { part } = self.tell(EventKind::Part { part }) {
+            self.pending.push_back(Input::Part(part));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use vtcode_testkit::{ScriptedModel, call, say};
 
-use super::calls::arguments;
+use super::calls::read_arguments;
 use super::stream::failure;
 use super::*;
 use crate::config::endpoint::{Endpoint, Wire};
@@ -23,12 +23,12 @@ use crate::tools::optimized_registry::OptimizedToolRegistry;
 #[test]
 fn arguments_are_one_object_or_none() {
     for empty in ["", " \n", "{}"] {
-        assert_eq!(arguments(empty), Ok(serde_json::json!({})), "{empty:?}");
+        assert_eq!(read_arguments(empty), Ok(serde_json::json!({})), "{empty:?}");
     }
-    assert_eq!(arguments(" {\"a\": 1} "), Ok(serde_json::json!({"a": 1})));
+    assert_eq!(read_arguments(" {\"a\": 1} "), Ok(serde_json::json!({"a": 1})));
     let deep = "[".repeat(10_000);
     for broken in ["{", "[]", "null", "1", "\"{}\"", "{}{}", "{\"a\": 1", deep.as_str()] {
-        let answer = arguments(broken).unwrap_err();
+        let answer = read_arguments(broken).unwrap_err();
         assert!(answer.contains("one JSON object"), "{answer}");
     }
 }

@@ -39,7 +39,12 @@ fn result(id: &str) -> ToolAnswer {
 
 fn ended(finish: FinishReason) -> Input {
     let usage = Usage { input_tokens: 10, cached_input_tokens: 0, output_tokens: 1 };
-    Input::AnswerEnded { finish, usage }
+    Input::AnswerEnded { finish, usage, verdict: Verdict::Free }
+}
+
+fn judged(verdict: Verdict) -> Input {
+    let (finish, usage) = (FinishReason::Stop, Usage::default());
+    Input::AnswerEnded { finish, usage, verdict }
 }
 
 /// How much the model and the user may do.
@@ -138,6 +143,7 @@ impl Checker {
                 inputs.push(ended(FinishReason::Stop));
                 inputs.push(ended(FinishReason::Length));
                 inputs.push(ended(FinishReason::Refusal));
+                inputs.push(judged(Verdict::Unfit("no JSON".to_owned())));
                 inputs.push(Input::AnswerBroke(failure(FailureKind::Stream)));
                 inputs.push(Input::AnswerBroke(failure(FailureKind::Unavailable)));
                 inputs.push(Input::Spent(Usage::default()));
@@ -174,7 +180,7 @@ impl Checker {
                     events.push(EventKind::Part { part: part.clone() });
                 }
             }
-            Input::AnswerEnded { finish, usage } => {
+            Input::AnswerEnded { finish, usage, .. } => {
                 (world.stream, world.summing_up) = (None, false);
                 events.push(EventKind::ResponseEnded { finish: *finish, usage: *usage });
             }
@@ -206,6 +212,10 @@ impl Checker {
         for (at, action) in actions.iter().enumerate() {
             match action {
                 Action::Append(message) => world.conversation.push(message.clone()),
+                Action::SendBack(text) => {
+                    world.conversation.push(Message::User { text: text.clone() });
+                    events.push(EventKind::AnswerSentBack { text: text.clone() });
+                }
                 Action::Ask { turn } => {
                     world.turns = *turn;
                     assert!(*turn <= self.limits.max_turns);
@@ -593,4 +603,27 @@ fn usage_adds_up_over_the_turns() {
     let (_, actions) = run(&limits(0), turn("a").into_iter().chain(last));
     let Some(Action::Finish { usage, .. }) = actions.last() else { panic!("{actions:?}") };
     assert_eq!((usage.input_tokens, usage.output_tokens), (20, 2));
+}
+
+#[test]
+fn an_unfit_answer_is_sent_back_once() {
+    let no = || judged(Verdict::Unfit("no JSON".to_owned()));
+    let yes = judged(Verdict::Fits("{}".to_owned()));
+    let (phase, actions) = run(&limits(0), [part("So"), no()]);
+    assert!(matches!(phase, Phase::Asking(..)));
+    let back = [Action::SendBack("no JSON".to_owned()), Action::Ask { turn: 2 }];
+    assert_eq!(actions[actions.len() - 2..], back);
+
+    let (_, actions) = run(&limits(0), [part("So"), no(), part("```{}```"), yes]);
+    assert_eq!(*end(&actions), End::Done("{}".to_owned()));
+
+    let (_, actions) = run(&limits(0), [part("So"), no(), part("So"), no()]);
+    let End::Failed(failure) = end(&actions) else { panic!("{actions:?}") };
+    assert!(failure.kind == FailureKind::Model && failure.message.contains("no JSON"));
+
+    // A call is no last answer, and a limit holds.
+    let (phase, _) = run(&limits(0), [part("So"), asked("a"), no()]);
+    assert!(matches!(phase, Phase::Working(..)));
+    let one = AgentLimits { max_turns: 1, ..limits(0) };
+    assert!(matches!(end(&run(&one, [part("So"), no()]).1), End::Failed(_)));
 }

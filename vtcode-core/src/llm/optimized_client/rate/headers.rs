@@ -33,7 +33,15 @@ impl Told {
     pub(in super::super) fn read(headers: &HeaderMap, now: SystemTime) -> Self {
         let mut told = Self::default();
         for (name, kind) in NAMES {
-            let text = |what| headers.get(name.replace('X', what))?.to_str().ok().map(str::trim);
+            let Some((before, after)) = name.split_once('X') else { continue };
+            let text = |what| {
+                let is_it = |name: &str| {
+                    name.strip_prefix(before).and_then(|name| name.strip_suffix(after))
+                        == Some(what)
+                };
+                let (_, value) = headers.iter().find(|(name, _)| is_it(name.as_str()))?;
+                value.to_str().ok().map(str::trim)
+            };
             let number = |what| text(what)?.parse::<u64>().ok();
             let limit = number("limit").filter(|limit| *limit > 0);
             told.limit[kind] = told.limit[kind].or(limit);
