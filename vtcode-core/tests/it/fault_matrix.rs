@@ -27,6 +27,12 @@ use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
 use vtcode_testkit::{Fault, Reply, Request, ScriptedModel, call, say};
 
+#[path = "../../benches/client/tls.rs"]
+#[expect(dead_code, reason = "only the bench has somebody trust the certificate")]
+mod tls;
+
+use tls::TlsServer;
+
 /// What a session may need besides its clocks, on a machine that has much else to do.
 const GUARD: Duration = Duration::from_secs(60);
 
@@ -458,7 +464,7 @@ fn drips(events: usize) -> Vec<Case> {
 }
 
 /// Where there is no model.
-fn nowhere(refused: u16, plain: u16) -> Vec<Case> {
+fn nowhere(refused: u16, plain: u16, distrusted: u16) -> Vec<Case> {
     let mut rows = Rows::default();
     rows.add("none", ONCE, Plan::Calm);
     let mut add = |name, url: String| {
@@ -468,6 +474,7 @@ fn nowhere(refused: u16, plain: u16) -> Vec<Case> {
     // Longer than a name may be, so that no server of names is asked.
     add("no such host", format!("https://{}.example", "x".repeat(64)));
     add("no TLS spoken there", format!("https://127.0.0.1:{plain}"));
+    add("a certificate that nobody vouches for", format!("https://127.0.0.1:{distrusted}"));
     rows.0
 }
 
@@ -523,6 +530,7 @@ async fn no_fault_hangs_runs_a_call_twice_or_bills_what_the_ledger_does_not_say(
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let refused = taken.local_addr().unwrap().port();
     let plain = speaks_plainly().await;
+    let distrusted = TlsServer::start(([127, 0, 0, 1], plain).into()).await;
 
     let mut cells: BTreeMap<(usize, Row), BTreeMap<String, BTreeSet<Verdict>>> = BTreeMap::new();
     let (mut sizes, mut broken) = (Vec::new(), Vec::new());
@@ -531,7 +539,7 @@ async fn no_fault_hangs_runs_a_call_twice_or_bills_what_the_ledger_does_not_say(
         let (events, bytes) = size(wire).await;
         sizes.push((wire, events, bytes));
         let tables = [
-            (nowhere(refused, plain), GUARD, GUARD),
+            (nowhere(refused, plain, distrusted.address.port()), GUARD, GUARD),
             (quick_faults(events, (from..bytes).step_by(step)), GUARD, GUARD),
             (same_ids(), GUARD, GUARD),
         ];
@@ -560,6 +568,8 @@ async fn no_fault_hangs_runs_a_call_twice_or_bills_what_the_ledger_does_not_say(
     }
     println!("clocks: {:?}", began.elapsed());
 
+    let (asked, trusted) = distrusted.counts();
+    assert!(asked >= Wire::ALL.len() && trusted == 0, "{asked} connections, {trusted} handshakes");
     assert!(broken.is_empty(), "{} cells broke a promise:\n{}", broken.len(), broken.join("\n"));
 
     let text = document(&cells, &sizes);

@@ -197,3 +197,86 @@ async fn a_folder_that_cannot_be_written_is_one_warning_and_no_lost_turn() {
     assert_eq!(warnings, 1);
     assert_eq!(model.requests().len(), 2);
 }
+
+/// Returns the file in which the only account of this folder keeps its limits.
+fn record(folder: &Path) -> std::path::PathBuf {
+    let mut files = std::fs::read_dir(folder).unwrap();
+    files.next().expect("somebody has asked").unwrap().path()
+}
+
+/// Asks once and returns how often it was said that the limits are not shared.
+async fn warnings(client: &OptimizedLLMClient) -> usize {
+    let mut stream = client.stream(&LLMRequest::from_prompt("hi"));
+    let mut warnings = 0;
+    while let Some(event) = stream.next().await {
+        warnings += usize::from(matches!(event.unwrap(), StreamEvent::Degraded { .. }));
+    }
+    warnings
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_while_it_holds_the_limits_holds_up_nobody() {
+    let model = ScriptedModel::start_with(|_, _| say("yes")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let rate = requests(60_000, 100);
+    let one = client(&model, rate, Some(folder.path()));
+    ask(&one).await.unwrap();
+
+    // The lock goes with the open file, which is the other process's alone once it has begun.
+    let file = std::fs::OpenOptions::new().write(true).open(record(folder.path())).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut holder = std::process::Command::new("sleep").arg("1000").stdin(file).spawn().unwrap();
+
+    // While it holds them, nobody waits for it for long; one warning says what that means.
+    let held_up = client(&model, rate, Some(folder.path()));
+    assert_eq!(warnings(&held_up).await, 1);
+    assert_eq!(warnings(&held_up).await, 0);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let after = client(&model, rate, Some(folder.path()));
+    assert_eq!(warnings(&after).await, 0);
+    // And they are shared again.
+    let narrow = requests(1, 1);
+    ask(&client(&model, narrow, Some(folder.path()))).await.unwrap();
+    let last = client(&model, narrow, Some(folder.path()));
+    assert!(wait_and_give_up(&last).await > Duration::from_secs(50));
+}
+
+#[tokio::test]
+async fn a_file_of_any_bytes_holds_up_nobody_and_is_mended() {
+    let model = ScriptedModel::start_with(|_, _| say("yes")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let narrow = requests(1, 1);
+    ask(&client(&model, narrow, Some(folder.path()))).await.unwrap();
+    let path = record(folder.path());
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = Vec::new();
+    for bit in (0..whole.len() * 8).step_by(13) {
+        let mut bytes = whole.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        flipped.push(bytes);
+    }
+    let cut = (0..whole.len()).step_by(7).map(|at| whole[..at].to_vec());
+    for bytes in cut.chain(flipped).chain([vec![0xff; 300], vec![0; 300]]) {
+        std::fs::write(&path, &bytes).unwrap();
+        // Nothing that can be read is as good as nothing: the one place that there is, is free.
+        let begins_anew = client(&model, narrow, Some(folder.path()));
+        assert_eq!(warnings(&begins_anew).await, 0);
+        let next = client(&model, narrow, Some(folder.path()));
+        assert!(wait_and_give_up(&next).await > Duration::from_secs(50), "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_beyond_all_reason_does_not_stop_everyone_for_years() {
+    let years = fail(Fault::status(429).header("retry-after", "1000000000"));
+    let model = ScriptedModel::start(vec![years, say("yes")]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let rate = requests(60_000, 100);
+    ask(&client(&model, rate, Some(folder.path()))).await.unwrap_err();
+    let Err(error) = ask(&client(&model, rate, Some(folder.path()))).await else {
+        panic!("it is asked to wait")
+    };
+    let LlmError::RateLimited { retry_after: Some(wait), .. } = error else { panic!("{error}") };
+    assert!(wait <= Duration::from_secs(86_400), "{wait:?}");
+}

@@ -12,7 +12,7 @@ mod bucket;
 mod headers;
 mod record;
 
-use bucket::{Bucket, Nanos, Rate};
+use bucket::{Bucket, LONGEST_DEBT, Nanos, Rate};
 pub(super) use headers::Told;
 use record::Record;
 
@@ -128,7 +128,7 @@ impl Limiter {
         let (limits, now) = (self.limits, now());
         let take = move |state: &mut State| {
             let rates = state.rates(&limits, now);
-            let mut wait = state.blocked_until.saturating_sub(now);
+            let mut wait = state.blocked_for(now);
             for ((bucket, rate), units) in state.buckets.iter_mut().zip(rates).zip(units) {
                 if let Some(rate) = rate {
                     wait = wait.max(bucket.take(rate, now, units));
@@ -166,8 +166,11 @@ impl Limiter {
     pub(super) fn refused(&self, wait: Option<Duration>) {
         let now = now();
         let wait = wait.map_or(0, |wait| u64::try_from(wait.as_nanos()).unwrap_or(Nanos::MAX));
+        // The mark outlives this process: a provider that means years must not stop all of them.
+        let wait = wait.min(LONGEST_DEBT);
         let learn = move |state: &mut State| {
-            state.blocked_until = state.blocked_until.max(now.saturating_add(wait));
+            let blocked = state.blocked_for(now).max(wait);
+            state.blocked_until = now.saturating_add(blocked);
             state.caution = (state.caution_now(now) + 1).min(MOST_CAUTION);
             state.caution_until = now.saturating_add(CAUTION);
         };
@@ -176,8 +179,16 @@ impl Limiter {
 }
 
 impl State {
+    /// Returns how long nothing may go out. A mark beyond any that is set is one of a clock that was
+    /// set back since.
+    fn blocked_for(&self, now: Nanos) -> Nanos {
+        let wait = self.blocked_until.saturating_sub(now);
+        if wait > LONGEST_DEBT { 0 } else { wait }
+    }
+
     fn caution_now(&self, now: Nanos) -> u64 {
-        if now < self.caution_until { self.caution } else { 0 }
+        let left = self.caution_until.saturating_sub(now);
+        if (1..=CAUTION).contains(&left) { self.caution } else { 0 }
     }
 
     /// Returns the limits that hold: the user's and the provider's, whichever is lower.

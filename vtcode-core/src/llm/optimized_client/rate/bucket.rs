@@ -8,7 +8,7 @@ pub(super) type Nanos = u64;
 const MINUTE: u128 = 60_000_000_000;
 
 /// Debts that reach further than this are those of a clock that was set back.
-const LONGEST_DEBT: Nanos = 86_400_000_000_000;
+pub(super) const LONGEST_DEBT: Nanos = 86_400_000_000_000;
 
 /// How fast a bucket fills and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
