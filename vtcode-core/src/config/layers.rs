@@ -923,9 +923,9 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Number {
             min: 32,
             max: 1 << 20,
-            set: |s, v| s.limits.agent.max_memory_bytes = v << 20,
+            set: |s, v| s.optimization.agent_execution.max_memory_mb = v,
         },
-        get: |s| (s.limits.agent.max_memory_bytes >> 20).to_string(),
+        get: |s| s.optimization.agent_execution.max_memory_mb.to_string(),
     },
     Key {
         name: "optimization.profiling.enabled",

@@ -159,11 +159,14 @@ impl Default for LLMClientConfig {
 pub struct AgentExecutionConfig {
     /// False: the serial loop.
     pub use_optimized_loop: bool,
+    /// MiB that a session may keep in memory.
+    pub max_memory_mb: u64,
 }
 
 impl Default for AgentExecutionConfig {
     fn default() -> Self {
-        Self { use_optimized_loop: true }
+        let max_memory_mb = Limits::full().agent.max_memory_bytes >> 20;
+        Self { use_optimized_loop: true, max_memory_mb }
     }
 }
 
@@ -303,6 +306,7 @@ impl OptimizationConfig {
             limits.agent.calls_started_mid_stream = 0;
             limits.agent.history_window_bytes = usize::MAX;
         }
+        limits.agent.max_memory_bytes = self.agent_execution.max_memory_mb.saturating_mul(1 << 20);
         limits.agent.measured = self.profiling.enabled;
         limits.profiling.monitor_interval =
             Duration::from_millis(self.profiling.monitor_interval_ms);

@@ -24,7 +24,7 @@ use vtcode_core::tools::tool::ToolOutput;
 use vtcode_testkit::{ScriptedModel, call, say};
 
 use crate::optimization_integration_tests::{behind_one_slot, run};
-use crate::session::{Probe, Session};
+use crate::session::{POOL, Probe, Session};
 
 fn limits(text: &str) -> Limits {
     let user_file = Some(("vtcode.toml".into(), text.to_owned()));
@@ -42,6 +42,7 @@ async fn effect(key: &str, value: Option<&str>) -> String {
         text += "client.burst = 1\noptimization.llm_client.response_cache_size = 0\n";
     }
     let limits = limits(&text);
+    let _alone = POOL.lock().await;
     match key.strip_prefix("optimization.").unwrap() {
         "memory_pool.enabled" | "memory_pool.max_string_pool_size" => {
             let strings = pooled(&limits, || {
@@ -184,7 +185,7 @@ async fn every_key_of_the_optimizations_changes_what_happens() {
 }
 
 /// What became of the buffers of this thread in some work. The limits of the pool are the
-/// process's, and this test alone sets them here.
+/// process's: who sets them holds [`POOL`].
 fn pooled(limits: &Limits, work: impl FnOnce()) -> PoolStatistics {
     let pool = global_pool();
     pool.set_limits(limits.pool);

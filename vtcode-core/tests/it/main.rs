@@ -7,6 +7,7 @@ mod configuration;
 mod decoding;
 mod engine;
 mod escapes;
+mod fallbacks;
 mod fault_matrix;
 mod history;
 mod idle;

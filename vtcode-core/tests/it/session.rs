@@ -33,6 +33,8 @@ use vtcode_testkit::{Reply, ScriptedModel, TempWorkspace};
 
 pub(crate) const ALL: [Wire; 4] = Wire::ALL;
 pub(crate) const ID: &str = "test";
+/// Held by who sets the memory pool's limits: they are the process's.
+pub(crate) static POOL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 const SYSTEM: &str = "Work.";
 
 /// Limits for a wire test: as shipped, but no test waits half a second before it tries again.

@@ -26,6 +26,7 @@ enable_connection_pooling = true
 
 [optimization.agent_execution]
 use_optimized_loop = true
+max_memory_mb = 1024
 
 [optimization.profiling]
 enabled = false

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::plain::{Lines, Unescape};
 use super::spool::{self, Spool};
+use crate::core::memory_pool::{BytesLoan, StringLoan, global_pool};
 use crate::tools::builtin::lines::{first, last};
 use crate::tools::tool::Progress;
 
@@ -28,14 +29,14 @@ pub(super) struct Output {
     seen_lines: u64,
     raw: Raw,
     /// Two pieces of text under way, kept for their capacity.
-    text: String,
-    settled: String,
+    text: StringLoan,
+    settled: StringLoan,
 }
 
 /// The bytes as printed.
 enum Raw {
     /// Few enough, so far, that they may turn out to be shown whole.
-    Held(Vec<u8>),
+    Held(BytesLoan),
     Spooled(Spool),
     /// The file was full before what is shown now; why it takes no more.
     Full {
@@ -53,6 +54,8 @@ impl Output {
         id: &str,
         progress: Option<Progress>,
     ) -> Self {
+        // All three grow with what is printed.
+        let pool = global_pool();
         Self {
             result_bytes,
             spool_dir: spool_dir.to_owned(),
@@ -63,9 +66,9 @@ impl Output {
             lines: Lines::default(),
             shown: Shown::new(result_bytes / 2),
             seen_lines: 0,
-            raw: Raw::Held(Vec::new()),
-            text: String::new(),
-            settled: String::new(),
+            raw: Raw::Held(pool.loan_bytes()),
+            text: pool.loan_string(),
+            settled: pool.loan_string(),
         }
     }
 
