@@ -111,7 +111,7 @@ Completions; the habits hold, too, when `base_url` names the same host, or the s
 const MODELS: &str = "
 ## `[models.\"NAME\"]`
 
-What you know of a model goes before the list that `vtcode models` prints; what you leave out is as listed. Only in your own file.
+What you know of a model goes before the list that is built in (`llm/models/table.rs`, with its date); what you leave out is as listed there. Only in your own file.
 
 ```toml
 [models.\"my-model\"]
