@@ -168,7 +168,7 @@ async fn what_goes_wrong_with_a_call_is_for_the_model_to_read() {
         calls read_file {"path":"missing.txt"}
         calls panics {}
         calls read_file {"path":"a.txt"}
-        fails read_file: the arguments of this call are not valid JSON, so it was not run: EOF while parsing an object at line 1 column 16; send the call again with one JSON object
+        fails read_file: the arguments of this call are not valid JSON, so it was not run: they end in the middle, cut off perhaps at the output limit, so write less at once (EOF while parsing an object at line 1 column 16); send the call again with one JSON object
         fails read_file: the arguments of this call are not valid JSON, so it was not run: they are not an object; send the call again with one JSON object
         fails readfile: no tool named `readfile`; did you mean `read_file`?
         fails read_file: bad arguments for `read_file`: unknown field `file`; did you mean `files`?

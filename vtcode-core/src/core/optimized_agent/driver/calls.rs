@@ -146,12 +146,14 @@ pub(super) fn read_arguments(text: &str) -> Result<Value, String> {
         Ok(_) => "they are not an object".to_owned(),
         // What ends in the middle of a text was cut off more often than written so.
         Err(error) if error.is_eof() => {
-            format!("they end in the middle, cut off perhaps at the output limit ({error})")
+            format!(
+                "they end in the middle, cut off perhaps at the output limit, so write less at once ({error})"
+            )
         }
         Err(error) => error.to_string(),
     };
     Err(format!(
         "the arguments of this call are not valid JSON, so it was not run: {problem}; send the \
-         call again with one JSON object, and much text in several calls"
+         call again with one JSON object"
     ))
 }
