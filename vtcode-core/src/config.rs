@@ -1,5 +1,6 @@
 //! The only reader of switches, files and the environment.
 
+mod credentials;
 pub mod dialect;
 pub mod endpoint;
 pub mod env;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vtcode_core::config::env::Env;
+use vtcode_core::config::files;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::config::limits::Price;
 use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
@@ -71,6 +72,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
     tell_errors(
         json,
         Box::pin(async {
+            let env = files::with_credentials(env)?;
             let prompt = read_prompt(args.prompt.as_deref())?;
             let cwd = setup::folder(args.cd.as_deref())?;
             // Absolute, so that the session goes on in the same ones from wherever it is resumed.
@@ -104,6 +106,7 @@ pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
     tell_errors(
         json,
         Box::pin(async {
+            let env = files::with_credentials(env)?;
             let sessions = setup::sessions(&env)?;
             let (id, prompt) = if args.last {
                 if args.prompt.is_some() {

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 /// A copy of the environment.
 #[derive(Clone, Default)]
 pub struct Env {
     vars: BTreeMap<OsString, OsString>,
+    /// Keys out of the user's file, which no other process inherits.
+    keys: BTreeMap<String, SecretString>,
 }
 
 /// Prints the names alone: the values hold keys.
@@ -23,9 +27,16 @@ impl Env {
         std::env::vars_os().collect()
     }
 
-    /// Returns a variable; none when it is unset, empty or not UTF-8.
+    /// Adds keys; where the environment has one itself, that one holds.
+    pub(super) fn with_keys(self, keys: BTreeMap<String, SecretString>) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// Returns a variable, or a key of this name; none when it is unset, empty or not UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
-        self.vars.get(OsStr::new(name))?.to_str().filter(|value| !value.is_empty())
+        let own = self.vars.get(OsStr::new(name)).and_then(|value| value.to_str());
+        let key = || self.keys.get(name).map(SecretString::expose_secret);
+        own.filter(|value| !value.is_empty()).or_else(key)
     }
 
     /// Returns all variables.
@@ -56,7 +67,7 @@ impl Env {
 
 impl FromIterator<(OsString, OsString)> for Env {
     fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(vars: I) -> Self {
-        Self { vars: vars.into_iter().collect() }
+        Self { vars: vars.into_iter().collect(), keys: BTreeMap::new() }
     }
 }
 

@@ -3,8 +3,10 @@
 //! Never follows a folder's file out of the folder.
 
 use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::config::credentials;
 use crate::config::env::Env;
 use crate::config::layers::{ConfigError, Settings, Sources};
 
@@ -45,6 +47,27 @@ pub fn settings(
         command_line,
     };
     Ok(Settings::resolve(&sources, env)?)
+}
+
+/// What the file of the user's keys is called.
+const CREDENTIALS: &str = "credentials.toml";
+
+/// Adds the keys of the user's own file, `$XDG_CONFIG_HOME/vtcode/credentials.toml`, if there is
+/// one. One that others may read is refused.
+pub fn with_credentials(env: Env) -> Result<Env, SettingsError> {
+    let Some(path) = env.config_dir().map(|dir| dir.join(CREDENTIALS)) else { return Ok(env) };
+    let Some((path, text)) = read(path)? else { return Ok(env) };
+    let cannot = |why: String| SettingsError::Unreadable { path: path.clone(), why };
+    let mode = std::fs::metadata(&path).map_err(|e| cannot(e.to_string()))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let why = format!(
+            "it holds keys, and others may read it (mode {:o}); take that back with chmod 600",
+            mode & 0o777
+        );
+        return Err(cannot(why));
+    }
+    let keys = credentials::parse(&text).map_err(cannot)?;
+    Ok(env.with_keys(keys))
 }
 
 /// Returns the path of a folder's own file. What an error quotes from it may be read by others,

@@ -640,6 +640,14 @@ pub const KEYS: &[Key] = &[
         get: |s| seconds(Some(s.limits.client.silence)),
     },
     Key {
+        name: "client.hedge_budget",
+        env: Some("VTCODE_HEDGE_BUDGET"),
+        doc: "the share of requests, such as 0.05, that may be sent a second time when the answer begins later than 95 of 100 did; the first to begin counts, both may be billed. 0: none",
+        workspace: false,
+        kind: Kind::Decimal(|s, v| s.limits.client.hedge_budget = v),
+        get: |s| s.limits.client.hedge_budget.to_string(),
+    },
+    Key {
         name: "client.allow_http",
         env: Some("VTCODE_ALLOW_HTTP"),
         doc: "true: requests may go over plain http:// to another machine, where everybody on the way reads the key and the code",
@@ -818,7 +826,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "optimization.llm_client.response_cache_size",
         env: Some("VTCODE_RESPONSE_CACHE_SIZE"),
-        doc: "whole answers that are kept in memory for the very same request, at temperature 0 or with `client.cache`; 0 keeps none, on the disk neither",
+        doc: "whole answers that are kept in memory for the very same request, at temperature 0 or with `client.cache`; 0 keeps none, on the disk neither, and shares none",
         workspace: true,
         kind: Kind::Number {
             min: 0,

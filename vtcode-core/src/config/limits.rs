@@ -217,6 +217,9 @@ pub struct ClientLimits {
     /// Connections to a server that are kept while nothing goes over them. 0: each request makes
     /// its own.
     pub idle_connections: usize,
+    /// The share of requests that may be sent a second time when the answer is late to begin, from
+    /// 0 to 1.
+    pub hedge_budget: f64,
     /// Whether requests may go over plain HTTP to another machine.
     pub plain_http: bool,
     /// Certificates of authorities that are trusted besides the system's, in PEM form.
@@ -317,6 +320,7 @@ impl Limits {
                 max_output_chosen: false,
                 rate: RateLimits::default(),
                 idle_connections: 16,
+                hedge_budget: 0.0,
                 plain_http: false,
                 ca_file: None,
                 temperature: None,

@@ -300,6 +300,9 @@ impl OptimizationConfig {
         let pooled = client.enable_connection_pooling;
         limits.client.idle_connections = if pooled { client.connection_pool_size } else { 0 };
         limits.client.answers.entries = client.response_cache_size;
+        if client.response_cache_size == 0 {
+            limits.client.shared_bytes = 0;
+        }
         limits.client.rate.add_requests_per_second(client.rate_limit_rps);
 
         if serial {

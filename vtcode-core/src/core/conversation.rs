@@ -139,7 +139,7 @@ impl Conversation {
         }
         pieces.push(tail.into());
         pieces.retain(|piece| !piece.is_empty());
-        RequestBody::new(pieces, self.key(inserts, tail))
+        RequestBody::new(pieces, *self.head_hash.as_bytes(), self.key(inserts, tail))
     }
 
     /// Names the bytes of a body by what they are made of.

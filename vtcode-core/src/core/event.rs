@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::core::memory_pool::StringLoan;
-use crate::llm::message::{Attempt, FinishReason, Message, Part, Usage};
+use crate::llm::message::{Attempt, FinishReason, Message, Outcome, Part, Usage};
 use crate::tools::tool::Detail;
 
 /// Something that happened in a session.
@@ -319,6 +319,11 @@ pub enum EventKind {
         /// The words.
         message: String,
     },
+    /// What became of all model requests of the run so far; told before a prompt's end.
+    ClientCounts {
+        /// The counts.
+        counts: ClientCounts,
+    },
     /// What became of all tool calls of the session so far; told before a prompt's end.
     ToolCounts {
         /// The counts.
@@ -371,6 +376,43 @@ impl std::ops::AddAssign for OwnWork {
         self.parse += other.parse;
         self.cache_check += other.cache_check;
     }
+}
+
+/// What became of model requests, added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCounts {
+    /// Logical requests that were sent.
+    pub requests: u64,
+    /// Their attempts, by how they ended.
+    pub attempts: Vec<(Outcome, u64)>,
+    /// Requests answered with an answer that was kept.
+    pub kept: u64,
+    /// Requests that shared the answer to an identical one.
+    pub shared: u64,
+    /// Waits for a rate limit.
+    pub waits: u64,
+    /// Their time.
+    #[serde(rename = "waited_us", with = "micros")]
+    pub waited: Duration,
+    /// Requests sent a second time because the answer was late.
+    pub hedges: u64,
+    /// Of these, the ones whose second request began first.
+    pub hedges_won: u64,
+    /// Connections that were opened.
+    pub connections_opened: u64,
+    /// Of these, the ones that stood before their request.
+    pub connections_opened_ahead: u64,
+    /// Attempts over a connection that was there.
+    pub connections_reused: u64,
+    /// Half of the answers began within this time.
+    #[serde(rename = "first_byte_p50_us", with = "micros")]
+    pub first_byte_p50: Duration,
+    /// 95 of 100 did.
+    #[serde(rename = "first_byte_p95_us", with = "micros")]
+    pub first_byte_p95: Duration,
+    /// 99 of 100 did.
+    #[serde(rename = "first_byte_p99_us", with = "micros")]
+    pub first_byte_p99: Duration,
 }
 
 /// What became of tool calls, added up.
@@ -427,6 +469,7 @@ impl EventKind {
                 | Self::ReasoningDelta { .. }
                 | Self::ToolProgress { .. }
                 | Self::Compacting { .. }
+                | Self::ClientCounts { .. }
                 | Self::ModelWaiting { .. }
         )
     }

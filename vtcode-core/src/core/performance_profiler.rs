@@ -13,6 +13,7 @@ mod histogram;
 pub mod history;
 mod monitor;
 mod report;
+pub mod requests;
 pub mod turns;
 
 pub use benchmarks::{
@@ -21,6 +22,7 @@ pub use benchmarks::{
 pub use histogram::{Histogram, Percentiles};
 pub use monitor::Monitor;
 pub use report::{Ledger, SessionReport};
+use requests::Requests;
 use turns::Turns;
 
 /// Adds up, from a session's events, what the session was waiting for at each moment.
@@ -49,6 +51,8 @@ pub struct Profile {
     pub killed: u32,
     /// What became of the calls, as it was last told.
     pub counts: ToolCounts,
+    /// What became of the model requests.
+    pub asked: Requests,
     /// What each turn waited for.
     pub turns: Turns,
     /// Bytes of all requests' bodies.
@@ -76,6 +80,7 @@ impl Profile {
     /// Takes the next event.
     pub fn take(&mut self, event: &Event) {
         self.turns.take(event);
+        self.asked.take(&event.kind);
         if let Some(monitor) = &mut self.monitor {
             monitor.look(event.at);
         }
@@ -146,6 +151,7 @@ impl Profile {
             row("vtcode itself", self.own, String::new()),
             row("total", self.total(), String::new()),
             self.slowest_turn(),
+            self.asked.lines(),
             self.monitor.as_ref().map_or_else(String::new, |m| m.line(self.sent_bytes)),
             self.tool_table(),
         ]

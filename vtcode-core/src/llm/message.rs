@@ -187,11 +187,13 @@ pub enum Outcome {
     Shared,
     /// It is an answer that was kept.
     Kept,
+    /// Of two requests for the same answer the other one began first.
+    Overtaken,
 }
 
 impl Outcome {
     /// Every way.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Done,
         Self::Cancelled,
         Self::Unreachable,
@@ -202,6 +204,7 @@ impl Outcome {
         Self::Broken,
         Self::Shared,
         Self::Kept,
+        Self::Overtaken,
     ];
 }
 

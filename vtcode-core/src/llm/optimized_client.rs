@@ -8,6 +8,7 @@ mod body;
 mod clocks;
 mod connect;
 mod error;
+mod hedge;
 mod ledger;
 mod rate;
 mod retry;
@@ -30,6 +31,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 pub(in crate::llm) use self::connect::client as http_client;
 
@@ -42,6 +44,7 @@ use self::answers::{Answers, Kept};
 use self::attempts::{Attempts, Refusal};
 use self::clocks::Clocks;
 use self::connect::Connections;
+use self::hedge::HedgeBudget;
 use self::ledger::Counters;
 use self::rate::Limiter;
 use self::shared::{Listener, Shared};
@@ -59,6 +62,9 @@ use crate::llm::provider::{self, DecodeError, Provider};
 
 /// How much of a server's words is shown.
 const MAX_ERROR_CHARS: usize = 1000;
+
+/// How long providers keep the beginning of a request at least.
+const WARM: Duration = Duration::from_secs(300);
 
 /// The shortest key that is kept from being shown.
 const MIN_SECRET_BYTES: usize = 8;
@@ -96,6 +102,9 @@ struct Inner {
     answers: Answers,
     /// The requests that are on their way, and may be joined.
     flights: Mutex<HashMap<Key, Weak<Shared>>>,
+    hedges: HedgeBudget,
+    /// What the last answered request began with, and when that was.
+    warm: Mutex<Option<(Key, Instant)>>,
     /// True once it was said that the limits cannot be shared with other processes.
     unshared: AtomicBool,
 }
@@ -306,6 +315,8 @@ impl Inner {
             account,
             answers: Answers::new(&limits, folders.answers.map(Path::to_owned)),
             flights: Mutex::default(),
+            hedges: HedgeBudget::default(),
+            warm: Mutex::default(),
             limiter,
             endpoint,
             limits,
@@ -404,6 +415,22 @@ impl Inner {
     fn flights(&self) -> MutexGuard<'_, HashMap<Key, Weak<Shared>>> {
         // The map is whole after any panic: each use makes one change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request was answered: the provider may have its beginning in its cache.
+    fn was_answered(&self, body: &RequestBody) {
+        *self.warm() = Some((body.head_key(), Instant::now()));
+    }
+
+    /// Returns whether the provider may have the beginning of a request in its cache.
+    fn is_warm(&self, body: &RequestBody) -> bool {
+        let fresh = |(key, at): (Key, Instant)| key == body.head_key() && at.elapsed() < WARM;
+        self.warm().is_some_and(fresh)
+    }
+
+    fn warm(&self) -> MutexGuard<'_, Option<(Key, Instant)>> {
+        // Each use replaces or copies it whole: it is sound after any panic.
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nobody can join a request any more.

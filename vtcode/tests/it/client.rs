@@ -84,3 +84,18 @@ async fn a_wait_that_lasts_is_told() {
     let told: Vec<_> = ran.stderr.lines().filter(|line| line.contains("still waiting")).collect();
     assert!(told.len() <= 2 && told[0].contains("no first byte of the answer"), "{ran}");
 }
+
+#[tokio::test]
+async fn the_first_connection_is_made_ahead_and_the_profile_says_so() {
+    let user = User::with([("a.txt", "one\n")]);
+    let model = ScriptedModel::start(vec![
+        call("read_file", json!({"path": "a.txt"})).usage(100, 40, 10),
+        say("Done.").usage(130, 100, 5),
+    ])
+    .await;
+    let ran = user.exec(&model, "hi").args(["--profile"]).run().await.exits(0);
+    assert_eq!(model.connections(), 1);
+    let ran = ran.says("model requests: 2 done; 0 kept, 0 shared");
+    let ran = ran.says("connections: 1 opened, 1 of them ahead, 1 used again");
+    ran.says("230 tokens in (140 cached), 15 out");
+}

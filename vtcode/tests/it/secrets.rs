@@ -86,3 +86,42 @@ async fn a_repository_cannot_have_a_file_of_the_users_quoted() {
     let ran = user.vtcode(["config", "check"]).run().await.exits(2).says("a link out of");
     assert!(!ran.stderr.contains("hush"), "{ran}");
 }
+
+#[tokio::test]
+async fn a_file_of_keys_serves_the_user_alone_and_nothing_else_sees_them() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let user = User::new();
+    let model = ScriptedModel::start(vec![
+        call("run_command", json!({"command": "env; export -p"})),
+        say("Done."),
+    ])
+    .await;
+    user.configure("");
+    let file = user.config().join("credentials.toml");
+    std::fs::write(&file, format!("OPENAI_API_KEY = \"{KEY}\"\nANTHROPIC_API_KEY = \"no\"\n"))
+        .unwrap();
+    let mode = |mode| std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+    let exec =
+        || user.vtcode(["exec", "--provider=openai", "--base-url", &model.openai_url(), "hi"]);
+
+    mode(0o640);
+    let ran = exec().run().await.exits(2).says("chmod 600");
+    assert!(!ran.to_string().contains(KEY), "{ran}");
+    assert!(model.requests().is_empty());
+
+    mode(0o600);
+    let ran = exec().run().await.exits(0);
+    assert!(!ran.to_string().contains(KEY), "{ran}");
+    let bearer = format!("Bearer {KEY}");
+    let requests = model.requests();
+    assert!(requests.iter().all(|request| request.header("authorization") == Some(&bearer)));
+    assert!(requests.iter().all(|r| !String::from_utf8_lossy(&r.body).contains(KEY)));
+    assert_eq!(holding(&user.state()), [""; 0]);
+    assert_eq!(holding(user.folder.path()), [""; 0]);
+
+    // What is wrong with it is told without what stands in it.
+    std::fs::write(&file, format!("OPENAI_API_KEY = {KEY}")).unwrap();
+    let ran = exec().run().await.exits(2).says("line 1");
+    assert!(!ran.to_string().contains(KEY), "{ran}");
+}

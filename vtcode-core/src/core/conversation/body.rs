@@ -13,14 +13,16 @@ use crate::core::cache::{self, Key};
 pub struct RequestBody {
     pieces: Arc<[Segment]>,
     bytes: usize,
+    head_key: Key,
     key: Key,
 }
 
 impl RequestBody {
-    /// Returns the body that these pieces make; `key` names all of its bytes.
-    pub(super) fn new(pieces: Vec<Segment>, key: Key) -> Self {
+    /// Returns the body that these pieces make; `key` names all of its bytes, and `head_key` those
+    /// before its messages.
+    pub(super) fn new(pieces: Vec<Segment>, head_key: Key, key: Key) -> Self {
         let bytes = pieces.iter().map(Segment::len).sum();
-        Self { pieces: pieces.into(), bytes, key }
+        Self { pieces: pieces.into(), bytes, head_key, key }
     }
 
     /// Returns its pieces, in order; none is empty.
@@ -44,6 +46,11 @@ impl RequestBody {
         self.key
     }
 
+    /// Returns the name of what stands before the messages.
+    pub fn head_key(&self) -> Key {
+        self.head_key
+    }
+
     /// Joins the pieces, for whoever wants to look at them.
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut joined = Vec::with_capacity(self.bytes);
@@ -60,7 +67,7 @@ impl From<Bytes> for RequestBody {
         let key = cache::key([b"whole".as_slice(), &bytes]);
         let piece = Segment::from(bytes);
         let pieces = if piece.is_empty() { Vec::new() } else { vec![piece] };
-        Self::new(pieces, key)
+        Self::new(pieces, key, key)
     }
 }
 

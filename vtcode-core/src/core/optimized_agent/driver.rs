@@ -277,6 +277,8 @@ impl<'a> Run<'a> {
         self.total += usage;
         let counts = self.engine.pipeline.get_metrics().await.counts();
         self.tell(EventKind::ToolCounts { counts });
+        let counts = self.engine.client.get_metrics().await.counts();
+        self.tell(EventKind::ClientCounts { counts });
         self.tell_own_work();
         self.tell(match &end {
             End::Done(_) => EventKind::PromptFinished { usage },

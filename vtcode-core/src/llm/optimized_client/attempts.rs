@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::body::outgoing;
 use super::clocks::{Clock, Clocks};
 use super::error::LlmError;
+use super::hedge::{self, Body, Opened, Opening, Second, opening};
 use super::ledger::Running;
 use super::rate::{Reservation, Told};
 use super::retry::{self, Budget};
-use super::transport::Sending;
 use super::{Inner, StreamEvent, connect, root_cause};
 use crate::core::conversation::RequestBody;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
@@ -57,6 +57,9 @@ pub(super) struct Attempts {
     /// The place that the attempt took in the rate limits.
     reservation: Option<Reservation>,
     running: Option<Running>,
+    /// When the answer is late enough to ask for it a second time, and who does.
+    late_at: Option<Instant>,
+    second: Option<Second>,
 }
 
 type Reserving = Pin<Box<dyn Future<Output = (Reservation, std::io::Result<()>)> + Send>>;
@@ -71,7 +74,7 @@ enum State {
     Limited {
         until: Instant,
     },
-    Sending(Sending),
+    Sending(Opening),
     Refused(Refusal),
     Answering(Answer),
     Draining {
@@ -157,6 +160,8 @@ impl Attempts {
             committed: false,
             reservation: None,
             running: None,
+            late_at: None,
+            second: None,
         }
     }
 
@@ -210,12 +215,21 @@ impl Attempts {
                 sleep_until(*until).await;
                 self.attempt();
             }
-            State::Sending(sending) => match timeout_at(look_up, sending).await {
-                Ok(Ok(response)) => self.answered(response),
-                Ok(Err(error)) => self.not_sent(&error),
-                Err(_) if !self.silent() => self.fail(self.client.timed_out(clock, &self.clocks)),
-                Err(_) => {}
-            },
+            State::Sending(sending) => {
+                let look_up = self.late_at.map_or(look_up, |late_at| late_at.min(look_up));
+                tokio::select! {
+                    biased;
+                    opened = timeout_at(look_up, sending) => match opened {
+                        Ok(opened) => self.first_opened(opened),
+                        Err(_) if self.late() => {}
+                        Err(_) if self.silent() => {}
+                        Err(_) => self.fail(self.client.timed_out(clock, &self.clocks)),
+                    },
+                    (reservation, opened) = hedge::second(&mut self.second) => {
+                        self.second_opened(reservation, opened);
+                    }
+                }
+            }
             State::Refused(refusal) => {
                 let until = deadline.min(refusal.until);
                 match timeout_at(until, refusal.response.chunk()).await {
@@ -249,6 +263,81 @@ impl Attempts {
                 }
             }
             State::Ended => {}
+        }
+    }
+
+    /// Asks a second time when the answer is late; false when it is not, or may not be asked for.
+    fn late(&mut self) -> bool {
+        if self.late_at.is_none_or(|late_at| Instant::now() < late_at) {
+            return false;
+        }
+        self.late_at = None;
+        if self.client.hedges.spend() {
+            self.client.counters.hedged();
+            let attempt = self.budget.attempt();
+            self.second = Some(Second::begin(&self.client, &self.body, attempt));
+        }
+        true
+    }
+
+    /// The request that went first has an answer, or has failed; then the second one goes on alone.
+    fn first_opened(&mut self, opened: reqwest::Result<Opened>) {
+        let failed = match &opened {
+            Ok(opened) if opened.response.status().is_success() => None,
+            Ok(opened) if opened.response.status().as_u16() == 429 => Some(Outcome::RateLimited),
+            Ok(_) => Some(Outcome::Failed),
+            Err(_) => Some(Outcome::Broken),
+        };
+        match (failed, self.second.take()) {
+            (Some(outcome), Some(second)) => {
+                let attempt = self.attempt_ended(outcome);
+                self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
+                self.running = Some(second.running);
+                let other = second.opening;
+                // Its place in the rate limits is the provider's to count from here on.
+                self.state = State::Sending(Box::pin(async move {
+                    let (reservation, opened) = other.await;
+                    reservation.into_iter().for_each(Reservation::failed);
+                    opened
+                }));
+            }
+            (_, second) => {
+                self.overtaken(second.map(|second| second.running));
+                match opened {
+                    Ok(opened) => self.answered(opened),
+                    Err(error) => self.not_sent(&error),
+                }
+            }
+        }
+    }
+
+    /// The second request has an answer, which is the one that counts, or has failed.
+    fn second_opened(&mut self, place: Option<Reservation>, opened: reqwest::Result<Opened>) {
+        let Some(second) = self.second.take() else { return };
+        match opened {
+            Ok(opened) if opened.response.status().is_success() => {
+                self.client.counters.hedge_won();
+                let first = self.running.replace(second.running);
+                let first_place = std::mem::replace(&mut self.reservation, place);
+                first_place.into_iter().for_each(Reservation::failed);
+                self.overtaken(first);
+                self.answered(opened);
+            }
+            _ => {
+                place.into_iter().for_each(Reservation::failed);
+                let attempt = second.running.end(Outcome::Failed);
+                self.client.counters.attempt(&attempt);
+                self.ready.push_back(StreamEvent::AttemptEnded(attempt));
+            }
+        }
+    }
+
+    /// Enters the one of two that began later into the ledger.
+    fn overtaken(&mut self, running: Option<Running>) {
+        if let Some(running) = running {
+            let attempt = running.end(Outcome::Overtaken);
+            self.client.counters.attempt(&attempt);
+            self.ready.push_back(StreamEvent::AttemptEnded(attempt));
         }
     }
 
@@ -309,10 +398,12 @@ impl Attempts {
             .post(client.url.clone())
             .headers(client.headers.clone())
             .body(outgoing(self.body.clone()));
-        self.state = State::Sending(client.transport.send(request));
+        client.hedges.earn(client.limits.hedge_budget);
+        self.late_at = hedge::late_at(client, &self.body, &client.counters.first_bytes());
+        self.state = State::Sending(opening(client.transport.send(request)));
     }
 
-    fn answered(&mut self, response: reqwest::Response) {
+    fn answered(&mut self, Opened { response, body }: Opened) {
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let status = response.status();
         let now = SystemTime::now();
@@ -345,6 +436,11 @@ impl Attempts {
         }
         let (decoder, framing) = (self.client.provider.decoder(&self.tools), Framing::Unknown);
         self.state = State::Answering(Answer { response, decoder, framing, taken_bytes: 0 });
+        match body {
+            Body::Began(bytes) => self.take(&bytes),
+            Body::Empty => self.end(None),
+            Body::Unread => {}
+        }
     }
 
     /// Takes bytes of the answer.
@@ -441,6 +537,7 @@ impl Attempts {
         }
         self.deltas = deltas;
         if finished {
+            self.client.was_answered(&self.body);
             let attempt = self.attempt_ended(Outcome::Done);
             self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
         }
@@ -476,6 +573,8 @@ impl Attempts {
     fn fail(&mut self, error: LlmError) {
         let attempt = self.attempt_ended(Outcome::from(&error));
         self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
+        let second = self.second.take();
+        self.overtaken(second.map(|second| second.running));
         if let (LlmError::RateLimited { retry_after, .. }, Some(limiter)) =
             (&error, &self.client.limiter)
         {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::core::event::ClientCounts;
 use crate::core::performance_profiler::{Histogram, Percentiles};
 use crate::llm::message::{Attempt, Outcome, Usage};
 
@@ -82,6 +83,10 @@ pub struct ClientMetrics {
     pub answers_kept: u64,
     /// Whole answers given again while they were on their way.
     pub answers_shared: u64,
+    /// Requests that were sent a second time because the answer was late to begin.
+    pub hedges: u64,
+    /// Of these, the ones whose second request began first.
+    pub hedges_won: u64,
     /// Tokens that the provider reported, all attempts together.
     pub usage: Usage,
     /// Connections that were opened.
@@ -94,6 +99,28 @@ pub struct ClientMetrics {
     pub first_byte: Percentiles,
 }
 
+impl ClientMetrics {
+    /// Returns the counts as an event tells them.
+    pub fn counts(&self) -> ClientCounts {
+        ClientCounts {
+            requests: self.requests,
+            attempts: self.attempts.clone(),
+            kept: self.answers_kept,
+            shared: self.answers_shared,
+            waits: self.waits,
+            waited: self.waited,
+            hedges: self.hedges,
+            hedges_won: self.hedges_won,
+            connections_opened: self.connections_opened,
+            connections_opened_ahead: self.connections_opened_ahead,
+            connections_reused: self.connections_reused,
+            first_byte_p50: self.first_byte.p50,
+            first_byte_p95: self.first_byte.p95,
+            first_byte_p99: self.first_byte.p99,
+        }
+    }
+}
+
 /// The sums behind [`ClientMetrics`].
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -103,6 +130,8 @@ pub(super) struct Counters {
     waited_us: AtomicU64,
     kept: AtomicU64,
     shared: AtomicU64,
+    hedges: AtomicU64,
+    hedges_won: AtomicU64,
     input: AtomicU64,
     cached: AtomicU64,
     output: AtomicU64,
@@ -120,6 +149,14 @@ impl Counters {
 
     pub(super) fn shared(&self) {
         self.shared.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn hedged(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn hedge_won(&self) {
+        self.hedges_won.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn waits(&self, wait: Duration) {
@@ -147,6 +184,8 @@ impl Counters {
             attempts: attempts.filter(|(_, count)| *count > 0).collect(),
             answers_kept: read(&self.kept),
             answers_shared: read(&self.shared),
+            hedges: read(&self.hedges),
+            hedges_won: read(&self.hedges_won),
             waits: read(&self.waits),
             waited: Duration::from_micros(read(&self.waited_us)),
             usage: Usage {

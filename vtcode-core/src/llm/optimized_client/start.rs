@@ -92,7 +92,8 @@ impl OptimizedLLMClient {
     /// as it is; one whose start failed may be started again.
     pub async fn start(&self) -> Result<(), StartError> {
         let folder = std::env::current_dir().and_then(|dir| dir.canonicalize());
-        self.start_in(&folder.map_err(StartError::Folder)?, &Env::of_process()).await
+        let env = files::with_credentials(Env::of_process())?;
+        self.start_in(&folder.map_err(StartError::Folder)?, &env).await
     }
 
     /// Does the same in another folder and environment.
