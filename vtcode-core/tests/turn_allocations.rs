@@ -137,7 +137,8 @@ fn a_steady_turn_with_one_small_call_allocates_little() {
     let (all, http) = (by_turn(session), by_turn(bare));
     let ours = all - http;
     println!("{all:.1} allocations a turn, {http:.1} of them the HTTP library's, {ours:.1} ours");
-    // 60 are aimed at. What is left lies in the client's request (HTTP headers and address anew each
-    // time), in the decoder's parts and in three tasks for a call; none of it grows with a session.
-    assert!(ours <= 100.0, "{ours} allocations a turn");
+    // 60 are aimed at, and missed. What is above lies in the request (headers and address anew each
+    // time), the decoder, three tasks for a call, and what is charged and kept of it. The bound
+    // keeps it from growing unseen.
+    assert!(ours <= 120.0, "{ours} allocations a turn");
 }
