@@ -5,3 +5,5 @@
 pub mod acts;
 pub mod corpus;
 pub mod judge;
+pub mod play;
+pub mod tape;

@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Policy(Policy),
     Perf(crate::perf::Perf),
     Bench(crate::bench::Bench),
+    Replay(Replay),
     ApplyPatch(ApplyPatch),
 }
 
@@ -330,4 +331,20 @@ pub(crate) fn is_piece_of_a_task(error: &clap::Error) -> bool {
 pub(crate) fn print_help() {
     // Who closed the pipe wants no help.
     let _ = Args::command().print_help();
+}
+
+/// Play a recorded session on the real engine in virtual time: what it took, and what it would take
+#[derive(Debug, Parser)]
+pub(crate) struct Replay {
+    /// A session's journal, or a corpus with one recorded session a line (`.zst` is unpacked)
+    pub(crate) file: PathBuf,
+    /// Play it with every optimization off, with each one alone, and with all of them
+    #[arg(long)]
+    pub(crate) compare: bool,
+    /// The session of a corpus whose id begins like this; the first unless given
+    #[arg(long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// All sessions of a corpus, added up
+    #[arg(long, conflicts_with = "session")]
+    pub(crate) all: bool,
 }

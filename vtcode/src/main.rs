@@ -21,6 +21,7 @@ mod local;
 mod perf;
 mod policy;
 mod regressions;
+mod replay;
 mod sessions;
 mod setup;
 mod terminal;
@@ -73,6 +74,7 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Doctor(doctor)) => doctor::run(&doctor).await,
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),
+        Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Policy(args)) => policy::run(&args),
         Some(Command::Perf(perf)) => perf::run(&perf),
         // It has runtimes of its own, and threads that compete for the processor.

@@ -918,7 +918,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "optimization.agent_execution.use_optimized_loop",
         env: Some("VTCODE_USE_OPTIMIZED_LOOP"),
-        doc: "false: the serial loop; no call starts while the answer still streams, and one runs at a time",
+        doc: "false: the serial loop; no call starts while the answer still streams, one runs at a time, and nothing is attached",
         workspace: true,
         kind: Kind::Switch(|s, on| s.optimization.agent_execution.use_optimized_loop = on),
         get: |s| s.optimization.agent_execution.use_optimized_loop.to_string(),
@@ -934,6 +934,36 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.optimization.agent_execution.max_memory_mb = v,
         },
         get: |s| s.optimization.agent_execution.max_memory_mb.to_string(),
+    },
+    Key {
+        name: "optimization.agent_execution.enable_performance_prediction",
+        env: Some("VTCODE_ENABLE_PERFORMANCE_PREDICTION"),
+        doc: "false: no file is attached to a result before the model asks for it",
+        workspace: true,
+        kind: Kind::Switch(|s, on| {
+            s.optimization.agent_execution.enable_performance_prediction = on;
+        }),
+        get: |s| s.optimization.agent_execution.enable_performance_prediction.to_string(),
+    },
+    Key {
+        name: "predict.max_attached_tokens",
+        env: Some("VTCODE_MAX_ATTACHED_TOKENS"),
+        doc: "tokens of files that may be attached to the results of one step, where that gains more than it costs; 0 attaches none",
+        workspace: true,
+        kind: Kind::Number { min: 0, max: 100_000, set: |s, v| s.limits.agent.attached_tokens = v },
+        get: |s| s.limits.agent.attached_tokens.to_string(),
+    },
+    Key {
+        name: "predict.second_tokens",
+        env: Some("VTCODE_SECOND_TOKENS"),
+        doc: "what a second of your time is worth in input tokens, when a guess is weighed against its tokens; 0: only what saves money is attached",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 1_000_000,
+            set: |s, v| s.limits.agent.second_tokens = v as u32,
+        },
+        get: |s| s.limits.agent.second_tokens.to_string(),
     },
     Key {
         name: "optimization.profiling.enabled",
@@ -1242,6 +1272,13 @@ mod tests {
         let serial = resolve("", "", &[("VTCODE_USE_OPTIMIZED_LOOP", "false")]).unwrap().limits;
         assert_eq!((serial.tools.max_concurrent, serial.tools.max_batch), (1, 1));
         assert_eq!(serial.agent.calls_started_mid_stream, 0);
+        assert_eq!(serial.agent.attached_tokens, 0);
+        let file = "optimization.agent_execution.enable_performance_prediction = false\n\
+                    predict.max_attached_tokens = 900";
+        assert_eq!(resolve(file, "", &[]).unwrap().limits.agent.attached_tokens, 0);
+        let file = "[predict]\nmax_attached_tokens = 900\nsecond_tokens = 7";
+        let agent = resolve(file, "", &[]).unwrap().limits.agent;
+        assert_eq!((agent.attached_tokens, agent.second_tokens), (900, 7));
 
         let file = "client.requests_per_minute = 90\n[optimization.llm_client]\n\
                     enable_connection_pooling = false\nconnection_pool_size = 9\n\

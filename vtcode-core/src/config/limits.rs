@@ -51,6 +51,10 @@ pub struct AgentLimits {
     pub max_memory_bytes: u64,
     /// What of the model's window may be filled.
     pub context: ContextLimits,
+    /// Tokens of files that may be attached to a step's results before they are asked for. 0: none.
+    pub attached_tokens: u64,
+    /// What a second of the user's time is worth, in input tokens, when that is weighed.
+    pub second_tokens: u32,
 }
 
 /// What of the model's window may be filled before older messages leave it.
@@ -288,6 +292,10 @@ impl Limits {
                     compact_at_percent: 80,
                     compact_to_percent: 40,
                 },
+                // Off: recorded sessions show a gain in time that costs money unless a second is
+                // worth some thousand tokens (docs/replay.md).
+                attached_tokens: 0,
+                second_tokens: 2000,
             },
             tools: ToolLimits {
                 max_concurrent: 8,
@@ -344,6 +352,7 @@ impl Limits {
         let mut limits = Self::full();
         limits.agent.calls_started_mid_stream = 0;
         limits.agent.history_window_bytes = usize::MAX;
+        limits.agent.attached_tokens = 0;
         limits.tools.max_concurrent = 1;
         limits.tools.max_batch = 1;
         limits.tools.validators_kept = 0;

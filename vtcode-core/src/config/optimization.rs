@@ -161,12 +161,14 @@ pub struct AgentExecutionConfig {
     pub use_optimized_loop: bool,
     /// MiB that a session may keep in memory.
     pub max_memory_mb: u64,
+    /// False: no file is attached before it is asked for.
+    pub enable_performance_prediction: bool,
 }
 
 impl Default for AgentExecutionConfig {
     fn default() -> Self {
         let max_memory_mb = Limits::full().agent.max_memory_bytes >> 20;
-        Self { use_optimized_loop: true, max_memory_mb }
+        Self { use_optimized_loop: true, enable_performance_prediction: true, max_memory_mb }
     }
 }
 
@@ -310,6 +312,9 @@ impl OptimizationConfig {
             limits.agent.history_window_bytes = usize::MAX;
         }
         limits.agent.max_memory_bytes = self.agent_execution.max_memory_mb.saturating_mul(1 << 20);
+        if serial || !self.agent_execution.enable_performance_prediction {
+            limits.agent.attached_tokens = 0;
+        }
         limits.agent.measured = self.profiling.enabled;
         limits.profiling.monitor_interval =
             Duration::from_millis(self.profiling.monitor_interval_ms);

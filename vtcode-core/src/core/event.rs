@@ -153,6 +153,33 @@ pub enum ErrorClass {
     Ours,
 }
 
+/// A file that was shown before it was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AttachedFile {
+    /// Its path.
+    pub path: String,
+    /// The first and the last line shown; none: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<(u32, u32)>,
+    /// The tokens it took, about.
+    pub tokens: u64,
+    /// How likely it seemed that it would be asked for.
+    pub probability: f32,
+}
+
+/// What became of an attached file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum AttachmentEnd {
+    /// The model worked with it and did not have to ask.
+    Used,
+    /// The model asked for it all the same: nothing was saved.
+    Asked,
+    /// The model did without it.
+    Unused,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -313,6 +340,34 @@ pub enum EventKind {
         /// How long it ran.
         #[serde(rename = "ran_us", with = "micros")]
         ran: Duration,
+    },
+    /// Files were shown after the results of a step, before the model asked for them.
+    Attached {
+        /// The call after whose result they stand.
+        call_id: String,
+        /// What the model reads there.
+        text: String,
+        /// Each of them.
+        files: Vec<AttachedFile>,
+    },
+    /// It is known whether an attached file was of use: a line of their ledger.
+    AttachmentSettled {
+        /// The file.
+        path: String,
+        /// The tokens it took.
+        tokens: u64,
+        /// What became of it.
+        end: AttachmentEnd,
+        /// The time of the step that was not needed, in microseconds where it is written.
+        #[serde(rename = "saved_us", with = "micros")]
+        saved: Duration,
+    },
+    /// Too few attached files were of use: none is attached any more in this session.
+    PredictionStopped {
+        /// The share that was of use.
+        precision: f32,
+        /// The share from which on it pays.
+        needed: f32,
     },
     /// Something the user should know that stops nothing.
     Warning {

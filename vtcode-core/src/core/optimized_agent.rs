@@ -20,6 +20,7 @@ use crate::tools::async_pipeline::AsyncToolPipeline;
 use crate::tools::tool::FileChange;
 
 mod answer;
+mod attachments;
 mod budget;
 mod call_ids;
 mod changes;

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::core::event::{Event, EventKind, ToolCounts};
+use crate::core::event::{AttachmentEnd, Event, EventKind, ToolCounts};
 use crate::tools::tool::Detail;
 
 pub mod baseline;
@@ -59,6 +59,27 @@ pub struct Profile {
     pub sent_bytes: usize,
     /// What the process used meanwhile, if that is read.
     pub monitor: Option<Monitor>,
+    /// What was attached, and what became of it.
+    pub attached: Attached,
+}
+
+/// The ledger of attached files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attached {
+    /// Files, and their tokens.
+    pub files: u32,
+    /// The tokens of all of them.
+    pub tokens: u64,
+    /// Files that the model worked with and did not have to ask for.
+    pub used: u32,
+    /// Files that it asked for all the same.
+    pub asked: u32,
+    /// The tokens of files that saved nothing.
+    pub wasted_tokens: u64,
+    /// The time of the steps that were not needed, by the session's own mean.
+    pub saved: Duration,
+    /// Whether it ended because too few were of use.
+    pub stopped: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,6 +134,19 @@ impl Profile {
                 self.running += 1;
             }
             EventKind::ToolCounts { counts } => self.counts = counts.clone(),
+            EventKind::Attached { files, .. } => {
+                self.attached.files += files.len() as u32;
+                self.attached.tokens += files.iter().map(|file| file.tokens).sum::<u64>();
+            }
+            EventKind::AttachmentSettled { tokens, end, saved, .. } => {
+                self.attached.used += u32::from(*end == AttachmentEnd::Used);
+                self.attached.asked += u32::from(*end == AttachmentEnd::Asked);
+                if *end != AttachmentEnd::Used {
+                    self.attached.wasted_tokens += tokens;
+                }
+                self.attached.saved += *saved;
+            }
+            EventKind::PredictionStopped { .. } => self.attached.stopped = true,
             EventKind::ToolFinished { ran, detail, .. } => {
                 self.killed += u32::from(matches!(detail, Detail::Command { exit_code: None, .. }));
                 self.running = self.running.saturating_sub(1);
@@ -153,6 +187,7 @@ impl Profile {
             self.slowest_turn(),
             self.asked.lines(),
             self.monitor.as_ref().map_or_else(String::new, |m| m.line(self.sent_bytes)),
+            self.attached.line(),
             self.tool_table(),
         ]
         .concat()
@@ -204,6 +239,26 @@ impl Profile {
             );
         }
         text
+    }
+}
+
+impl Attached {
+    /// Writes the ledger's sum; nothing when nothing was attached.
+    fn line(&self) -> String {
+        if self.files == 0 {
+            return String::new();
+        }
+        format!(
+            "attached unasked: {} files, {} tokens; {} used, {} asked for all the same; {} tokens \
+             wasted, about {} saved{}\n",
+            self.files,
+            self.tokens,
+            self.used,
+            self.asked,
+            self.wasted_tokens,
+            show(self.saved),
+            if self.stopped { "; stopped, as too few were of use" } else { "" },
+        )
     }
 }
 

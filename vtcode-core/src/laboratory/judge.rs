@@ -270,9 +270,10 @@ impl<'a> Reading<'a> {
         let mut picked = Vec::new();
         let mut left = bounds.tokens;
         for guess in predictor.guesses(bounds.files * 4) {
+            let known = guess.shown_now || guess.read == Some(Span::Whole);
             let (span, tokens) = part(&guess, self.size(guess.path), bounds);
             let gains = rule.worth.gain(guess.probability, tokens) > 0.0;
-            if picked.len() < bounds.files && tokens <= left && gains {
+            if picked.len() < bounds.files && tokens <= left && gains && !known {
                 left -= tokens;
                 picked.push((guess.path.to_owned(), span, tokens));
             }
@@ -361,7 +362,7 @@ mod tests {
 
     const RULE: Rule = Rule {
         worth: Worth { step: 1e6, token: 1.0 },
-        bounds: Bounds { files: 3, tokens: 4000, whole_tokens: 4000, part_lines: 120 },
+        bounds: Bounds { files: 3, tokens: 4000, whole_tokens: 1200, part_lines: 120 },
     };
 
     fn judged(text: &str, counting: Counting) -> Tally {

@@ -11,6 +11,7 @@ mod error;
 mod hedge;
 mod ledger;
 mod rate;
+mod recorded;
 mod retry;
 #[cfg(test)]
 mod scripts;
@@ -38,6 +39,7 @@ pub(in crate::llm) use self::connect::client as http_client;
 pub use self::clocks::{Clock, Silence};
 pub use self::error::LlmError;
 pub use self::ledger::ClientMetrics;
+pub use self::recorded::{Recorded, RecordedAnswer};
 pub use self::start::StartError;
 
 use self::answers::{Answers, Kept};
@@ -188,6 +190,19 @@ impl OptimizedLLMClient {
     ) -> Result<Self, LlmError> {
         let inner = Arc::new(Inner::new(endpoint, limits, folders)?);
         Ok(Self { inner: Arc::new(OnceCell::new_with(Some(inner))), wanted: None })
+    }
+
+    /// Returns a client that nothing leaves: each request is answered with what `recorded` gives for
+    /// it. All else is as it is with a server: clocks, retries, decoding and ledger.
+    pub fn with_recorded(
+        endpoint: Endpoint,
+        limits: ClientLimits,
+        recorded: Recorded,
+    ) -> Result<Self, LlmError> {
+        let mut inner = Inner::new(endpoint, limits, Folders::default())?;
+        inner.transport = Transport::Recorded(recorded);
+        let inner = Arc::new(OnceCell::new_with(Some(Arc::new(inner))));
+        Ok(Self { inner, wanted: None })
     }
 
     fn inner(&self) -> Result<&Arc<Inner>, LlmError> {

@@ -339,6 +339,11 @@ impl Entry {
         self.tool.is_repeatable()
     }
 
+    /// Returns how many bytes a call would read, as far as a look at the disk tells.
+    pub fn bytes(&self, args: &Value) -> Option<u64> {
+        self.tool.bytes(args)
+    }
+
     pub(in crate::tools) fn name(&self) -> String {
         self.spec().name.clone().into_owned()
     }

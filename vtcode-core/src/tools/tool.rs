@@ -219,6 +219,12 @@ pub trait Tool: Send + Sync + 'static {
         false
     }
 
+    /// Returns how many bytes the call would read, as far as a look tells; none where it would read
+    /// nothing, or where nobody can tell. Looks at the disk: ask where that may wait.
+    fn bytes(&self, _args: &Value) -> Option<u64> {
+        None
+    }
+
     /// Returns the batch that a call belongs to: calls of one batch that wait at the same time run
     /// as one [`Tool::call_batch`]. None when it runs alone.
     fn batch(&self, _args: &Value) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The whole library over real sockets, files and processes: one binary, a module per subsystem.
 
+mod attachments;
 mod background;
 mod bad_input;
 mod compaction;

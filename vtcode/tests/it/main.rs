@@ -17,6 +17,7 @@ mod local;
 mod perf;
 mod policy;
 mod provider;
+mod replay;
 mod resume;
 mod schema;
 mod screen;

@@ -53,6 +53,7 @@ impl Preset {
                 ("optimization.llm_client.enable_connection_pooling", "false"),
                 ("optimization.llm_client.response_cache_size", "0"),
                 ("optimization.agent_execution.use_optimized_loop", "false"),
+                ("optimization.agent_execution.enable_performance_prediction", "false"),
             ],
         }
     }

@@ -97,6 +97,11 @@ impl Replay {
                 let answer = ToolAnswer { call_id: call_id.clone(), name, text, is_error };
                 self.response.answers.insert(call_id, answer);
             }
+            EventKind::Attached { call_id, text, .. } => {
+                if let Some(answer) = self.response.answers.get_mut(&call_id) {
+                    answer.text.push_str(&text);
+                }
+            }
             _ => {}
         }
     }

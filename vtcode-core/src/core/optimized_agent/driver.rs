@@ -10,6 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::attachments::Attachments;
 use super::budget::Budget;
 use super::call_ids::CallIds;
 use super::phase::{Action, End, Input, Limit, Phase, Stop};
@@ -27,6 +28,7 @@ use crate::tools::async_pipeline::{BeforeEffect, ToolResult};
 use crate::tools::tool::FileChange;
 
 mod asking;
+mod attaching;
 mod calls;
 mod compacting;
 mod history;
@@ -70,6 +72,7 @@ pub(super) struct Run<'a> {
     meter: Meter,
     repeats: Repeats,
     call_ids: CallIds,
+    attachments: Attachments,
     stream: Option<ResponseStream>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
     unfinished: String,
@@ -128,6 +131,7 @@ impl<'a> Run<'a> {
         }
         let steps = journal.as_ref().map_or(0, Journal::past_steps);
         let repeats = Repeats::after(steps, &messages);
+        let attachments = Attachments::after(&messages, &engine.limits);
         let result_bytes = engine.pipeline.registry().limits().result_bytes;
         let oversize = Oversize::new(journal.as_ref().map(Journal::spool_dir), result_bytes);
         let journal_less = journal.is_none();
@@ -154,6 +158,7 @@ impl<'a> Run<'a> {
             meter: Meter::new(engine.limits.measured),
             repeats,
             call_ids,
+            attachments,
             stream: None,
             unfinished: String::new(),
             said: String::new(),
@@ -222,7 +227,10 @@ impl<'a> Run<'a> {
     /// Does what the state machine says.
     pub(super) async fn perform(&mut self, action: Action) {
         match action {
-            Action::Append(message) => self.append(&message),
+            Action::Append(message) => {
+                let message = self.with_attachments(message).await;
+                self.append(&message);
+            }
             Action::SendBack(problems) => self.send_back(&problems),
             Action::Ask { turn } => self.ask(turn).await,
             Action::Again { attempt, cause } => self.ask_again(attempt, cause).await,

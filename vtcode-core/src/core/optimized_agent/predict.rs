@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 mod features;
+pub(crate) mod mentions;
 pub mod weights;
 pub mod worth;
 
@@ -64,8 +65,10 @@ pub struct Guess<'a> {
     pub path: &'a str,
     /// The line that its latest mention names.
     pub line: Option<u32>,
-    /// How much of it the model has seen already, if it was read.
+    /// What of it was read last, if the file is unchanged since.
     pub read: Option<Span>,
+    /// Whether this very step reads or changes it, so that its results show it.
+    pub shown_now: bool,
     /// How likely the next step reads it.
     pub probability: f32,
 }
@@ -123,6 +126,42 @@ struct Mentioned {
 struct Read {
     step: u32,
     span: Span,
+}
+
+impl Source {
+    /// Returns what kind of text a command line prints, by its first command.
+    pub fn of_command(line: &str) -> Self {
+        let parts = line.split(['\n', ';', '|']).flat_map(|part| part.split("&&"));
+        let mut commands = parts.map(|part| {
+            let mut words = part.split_whitespace();
+            (words.next().unwrap_or_default(), words.next().unwrap_or_default())
+        });
+        let passing = |(name, _): &(&str, &str)| matches!(*name, "" | "cd" | "echo" | "pwd");
+        let Some((name, verb)) = commands.find(|command| !passing(command)) else {
+            return Self::Command;
+        };
+        match (name, verb) {
+            ("git" | "gh", _) => Self::Git,
+            ("grep" | "rg" | "ag" | "egrep", _) => Self::Search,
+            ("ls" | "find" | "fd" | "tree", _) => Self::List,
+            ("cat" | "nl" | "head" | "tail" | "sed" | "bat" | "less", _) => Self::Text,
+            (
+                "cargo" | "go" | "npm" | "pnpm" | "yarn" | "bun" | "make" | "mvn" | "gradle"
+                | "pytest" | "tox" | "ruff" | "mypy" | "tsc" | "eslint" | "jest" | "vitest"
+                | "python" | "python3" | "npx" | "bunx" | "uv" | "dotnet" | "swift",
+                _,
+            ) if !matches!(verb, "add" | "install" | "i" | "publish") => Self::Check,
+            _ => Self::Command,
+        }
+    }
+}
+
+impl File {
+    /// Returns what was read of it last, if it is unchanged since.
+    fn seen(&self) -> Option<Span> {
+        let read = self.read?;
+        self.edited_step.is_none_or(|edited| edited < read.step).then_some(read.span)
+    }
 }
 
 impl Default for Predictor {
@@ -228,7 +267,9 @@ impl Predictor {
             guesses.push(Guess {
                 path: &file.path,
                 line: file.mentioned.and_then(|mentioned| mentioned.line),
-                read: file.read.map(|read| read.span),
+                read: file.seen(),
+                shown_now: file.read.map(|read| read.step) == Some(self.setting.step)
+                    || file.edited_step == Some(self.setting.step),
                 probability: 1.0 / (1.0 + (-logit).exp()),
             });
         }

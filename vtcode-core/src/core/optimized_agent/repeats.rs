@@ -4,9 +4,12 @@
 //! or read again.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::attachments::MARK;
 use crate::core::cache::{Key, key};
 use crate::llm::message::{Message, ToolCall, tool_calls};
 
@@ -14,6 +17,8 @@ use crate::llm::message::{Message, ToolCall, tool_calls};
 const WAITING: Duration = Duration::from_secs(1);
 /// Steps in a row without anything new before every repeated call is told so, not only a read.
 const CIRCLES_TOLD: u32 = 2;
+/// Attached files that are remembered, so that their content is not given twice.
+const ATTACHED_KEPT: usize = 16;
 
 /// The latest text of each call, as a hash, and the step in which it was first seen. Of a session
 /// that is gone on with, only the messages that were read again are known.
@@ -28,6 +33,8 @@ pub(super) struct Repeats {
     nothing_new: u32,
     /// The same, without those that waited for something.
     in_circles: u32,
+    /// What was shown before it was asked for, the latest at the end: path, step and text.
+    attached: VecDeque<(String, u32, String)>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +64,9 @@ impl Repeats {
     /// Returns the state after so many steps of which nothing is known, and a conversation.
     pub(super) fn after(steps: u32, messages: &[Message]) -> Self {
         let (now, seen) = (Step::default(), HashMap::new());
-        let mut repeats = Self { seen, step: steps + 1, now, nothing_new: 0, in_circles: 0 };
+        let attached = VecDeque::new();
+        let mut repeats =
+            Self { seen, step: steps + 1, now, nothing_new: 0, in_circles: 0, attached };
         let mut asked = HashMap::new();
         for message in messages {
             match message {
@@ -71,7 +80,8 @@ impl Repeats {
                         let Some(call) = asked.get(answer.call_id.as_str()) else { continue };
                         // The answer before these results ended the step that they belong to.
                         let step = repeats.step - 1;
-                        repeats.see(call, without_note(&answer.text), step);
+                        let text = answer.text.split(MARK).next().unwrap_or_default();
+                        repeats.see(call, without_note(text), step);
                     }
                 }
             }
@@ -101,12 +111,46 @@ impl Repeats {
         self.in_circles
     }
 
+    /// Older messages left the window: what was shown in them may be asked for again.
+    pub(super) fn forget_attached(&mut self) {
+        self.attached.clear();
+    }
+
+    /// A file was shown before it was asked for.
+    pub(super) fn attached(&mut self, path: &str, text: &str) {
+        if self.attached.len() == ATTACHED_KEPT {
+            self.attached.pop_front();
+        }
+        // The answer before these results ended the step that they belong to.
+        self.attached.push_back((path.to_owned(), self.step - 1, text.to_owned()));
+    }
+
+    /// Returns the step in which all that a read gives was shown already. Says so once: who asks
+    /// again has lost it.
+    fn shown_before(&mut self, call: &ToolCall, text: &str) -> Option<u32> {
+        if self.attached.is_empty() || text.trim().is_empty() {
+            return None;
+        }
+        let args: Value = serde_json::from_str(&call.arguments).ok()?;
+        let path = args.get("path")?.as_str()?.trim_start_matches("./");
+        let shows = |(shown, _, whole): &(String, u32, String)| {
+            shown == path && whole.contains(text.trim_end())
+        };
+        let at = self.attached.iter().rposition(shows)?;
+        self.attached.remove(at).map(|(_, step, _)| step)
+    }
+
     /// Returns the text of a result as the model gets it.
     pub(super) fn noted(&mut self, call: &ToolCall, gave: Gave<'_>) -> Option<String> {
         let since = self.see(call, gave.text, self.step);
         self.now.calls += 1;
         self.now.gained |= since.is_none() || gave.changed;
         self.now.ran += gave.ran;
+        if gave.is_read
+            && let Some(step) = self.shown_before(call, gave.text)
+        {
+            return Some(format!("{NOTE}{step}, where it was attached; see there]"));
+        }
         let (step, text) = (since?, gave.text);
         if self.nothing_new >= CIRCLES_TOLD {
             let steps = self.nothing_new;

@@ -400,7 +400,7 @@ impl Attempts {
             .body(outgoing(self.body.clone()));
         client.hedges.earn(client.limits.hedge_budget);
         self.late_at = hedge::late_at(client, &self.body, &client.counters.first_bytes());
-        self.state = State::Sending(opening(client.transport.send(request)));
+        self.state = State::Sending(opening(client.transport.send(request, self.body.len())));
     }
 
     fn answered(&mut self, Opened { response, body }: Opened) {

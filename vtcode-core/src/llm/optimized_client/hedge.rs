@@ -104,7 +104,7 @@ impl Second {
             .post(client.url.clone())
             .headers(client.headers.clone())
             .body(outgoing(body.clone()));
-        let opening = opening(client.transport.send(request));
+        let opening = opening(client.transport.send(request, body.len()));
         let (limiter, bytes) = (client.limiter.clone(), body.len());
         let opening = Box::pin(async move {
             let Some(limiter) = limiter else { return (None, opening.await) };

@@ -1,4 +1,4 @@
-//! How a request goes out and its answer comes in: over the network.
+//! How a request goes out and its answer comes in: over the network, or out of a record.
 //! A test may play the answers itself, in a time that it has paused: while a socket is silent, such a
 //! time runs on by itself, and a clock would end what is only on its way.
 
@@ -6,12 +6,16 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
+use super::recorded::{self, Recorded};
+
 /// A request on its way.
 pub(super) type Sending = Pin<Box<dyn Future<Output = reqwest::Result<reqwest::Response>> + Send>>;
 
 /// The way out.
 pub(super) enum Transport {
     Network,
+    /// Answers out of a record, for a session that is played again.
+    Recorded(Recorded),
     /// Answers every request itself.
     #[cfg(test)]
     Played(Box<dyn Fn(reqwest::Request) -> Sending + Send + Sync>),
@@ -24,8 +28,13 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(super) fn send(&self, request: reqwest::RequestBuilder) -> Sending {
+    /// Sends a request whose body has so many bytes.
+    pub(super) fn send(&self, request: reqwest::RequestBuilder, body_bytes: usize) -> Sending {
         match self {
+            Self::Recorded(recorded) => {
+                let response = recorded::response(recorded(body_bytes));
+                Box::pin(std::future::ready(Ok(response)))
+            }
             Self::Network => Box::pin(request.send()),
             #[cfg(test)]
             Self::Played(play) => match request.build() {

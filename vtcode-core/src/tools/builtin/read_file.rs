@@ -121,6 +121,14 @@ impl Tool for ReadFile {
         true
     }
 
+    /// The size of the one file that is asked for.
+    fn bytes(&self, args: &Value) -> Option<u64> {
+        let ranges = parse_args::<Args>(NAME, args).and_then(Args::ranges).ok()?;
+        let [range] = ranges.as_slice() else { return None };
+        let (_, stat) = self.workspace.resolve(&range.path).ok()?.open_file().ok()?;
+        Some(stat.len())
+    }
+
     /// Ranges of one file are cut from one reading of it.
     fn batch(&self, args: &Value) -> Option<String> {
         let ranges = parse_args::<Args>(NAME, args).and_then(Args::ranges).ok()?;

@@ -54,9 +54,10 @@ impl Batches {
         Self { groups: Mutex::default(), changed: Notify::new(), max, patience }
     }
 
-    /// Returns whether a call may run with others.
+    /// Returns whether a call may run with others: not one that has no time to wait for them.
     pub(super) fn takes(&self, job: &Job) -> bool {
-        self.max > 1 && job.read_only && job.priority != ExecutionPriority::Critical
+        let in_time = job.priority != ExecutionPriority::Low || job.left() > 2 * self.patience;
+        self.max > 1 && job.read_only && job.priority != ExecutionPriority::Critical && in_time
     }
 
     /// Adds a member; returns whether it is the first of its group.

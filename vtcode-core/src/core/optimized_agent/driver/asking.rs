@@ -40,6 +40,7 @@ impl Run<'_> {
         if let Some(journal) = &mut self.journal {
             journal.mark(self.conversation.messages());
         }
+        self.attachments.asks();
         self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
         self.store_behind();
     }

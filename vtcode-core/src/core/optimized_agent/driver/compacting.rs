@@ -125,6 +125,8 @@ impl Run<'_> {
             messages.clone_from(&view);
         }
         self.tell(EventKind::Compacted { cause, put_aside, summed_up, before, after });
+        self.attachments.forget();
+        self.repeats.forget_attached();
         self.tell(EventKind::ViewChanged { messages: view });
     }
 

@@ -80,6 +80,7 @@ impl Run<'_> {
             }
             Delta::Usage(usage) => self.usage = usage,
             Delta::Finish(finish) => {
+                self.attachments.answered(self.usage.output_tokens);
                 self.tell(EventKind::ResponseEnded { finish, usage: self.usage });
                 if let Some(miss) = self.prefixes.used(self.usage) {
                     self.tell(EventKind::CacheMissed(miss));

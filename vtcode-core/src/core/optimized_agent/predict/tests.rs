@@ -122,7 +122,7 @@ fn a_guess_is_worth_its_tokens_from_its_break_even_on() {
 #[test]
 fn a_small_file_is_shown_whole_and_of_a_large_one_what_was_named() {
     let bounds = Bounds::of(1000);
-    let guess = |line, read| Guess { path: "a", line, read, probability: 0.5 };
+    let guess = |line, read| Guess { path: "a", line, read, shown_now: false, probability: 0.5 };
     assert_eq!(part(&guess(Some(9), None), 3999, &bounds), (Span::Whole, 1000));
     let lines = |guess| match part(&guess, 400_000, &bounds) {
         (Span::Lines { first, last }, _) => (first, last),
