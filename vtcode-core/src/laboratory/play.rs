@@ -63,7 +63,7 @@ pub struct Played {
     pub used: u32,
     /// Whether the session stopped to attach.
     pub stopped: bool,
-    /// A hash of every event, in order, with its time.
+    /// A hash of every event with its time, in order; those of one moment in the order of their bytes.
     pub hash: String,
 }
 
@@ -99,6 +99,7 @@ pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
     limits.agent.max_repeats = u32::MAX;
     let ages = Duration::from_secs(30 * 24 * 3600);
     (limits.client.first_byte, limits.client.gap, limits.client.total) = (ages, ages, ages);
+    (limits.client.first_byte_floor, limits.client.attempts) = (ages, 1);
     (limits.tools.timeout, limits.tools.max_timeout) = (ages, ages);
     limits.tools.cache.time_to_live = ages;
 
@@ -114,20 +115,14 @@ pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
     let recorded: Recorded = Arc::new(move |bytes| answers.next_answer(bytes));
     let client = OptimizedLLMClient::with_recorded(endpoint, limits.client, recorded)?;
 
-    let seen = Arc::new(Mutex::new((Profile::default(), blake3::Hasher::new(), Vec::new())));
+    let seen = Arc::new(Mutex::new(Seen::default()));
     let (told, shown) = (Arc::clone(&seen), Arc::clone(&deck));
     let engine =
         OptimizedAgentEngine::new(tape.id.clone(), Arc::clone(&pipeline), Arc::new(client))
             .with_limits(limits.agent)
             .with_system("A recorded session is played.")
             .on_event(move |event| {
-                let mut seen = lock(&told);
-                let (profile, hasher, line) = &mut *seen;
-                profile.take(event);
-                line.clear();
-                if serde_json::to_writer(&mut *line, event).is_ok() {
-                    hasher.update(line);
-                }
+                lock(&told).take(event);
                 shown.see(event);
             });
     let prompts = async {
@@ -142,8 +137,9 @@ pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
     let outcome = outcome?;
     pipeline.shutdown().await;
     drop(engine);
-    let seen = lock(&seen);
-    let (profile, hasher, _) = &*seen;
+    let mut seen = lock(&seen);
+    let hash = seen.hash();
+    let profile = &seen.profile;
     let deck = deck.state();
     Ok(Played {
         time: profile.total(),
@@ -155,8 +151,40 @@ pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
         attached_tokens: profile.attached.tokens,
         used: deck.used,
         stopped: profile.attached.stopped,
-        hash: hasher.finalize().to_hex()[..16].to_owned(),
+        hash,
     })
+}
+
+/// What a played session told.
+#[derive(Debug, Default)]
+struct Seen {
+    profile: Profile,
+    hasher: blake3::Hasher,
+    /// The events of the latest moment. Calls that end in the same moment end in no order.
+    moment: (Duration, Vec<Vec<u8>>),
+}
+
+impl Seen {
+    fn take(&mut self, event: &Event) {
+        self.profile.take(event);
+        if self.moment.0 != event.at {
+            self.end_moment();
+            self.moment.0 = event.at;
+        }
+        self.moment.1.extend(serde_json::to_vec(event));
+    }
+
+    fn end_moment(&mut self) {
+        self.moment.1.sort_unstable();
+        for line in self.moment.1.drain(..) {
+            self.hasher.update(&line);
+        }
+    }
+
+    fn hash(&mut self) -> String {
+        self.end_moment();
+        self.hasher.finalize().to_hex()[..16].to_owned()
+    }
 }
 
 /// The tape, and how far it was played.

@@ -201,6 +201,7 @@ impl Predictor {
 
     /// A call reads a file.
     pub fn read(&mut self, path: &str, span: Span) {
+        self.make_room();
         let Some(id) = self.file(path) else { return };
         let step = self.setting.step;
         let file = &mut self.files[id];
@@ -212,6 +213,7 @@ impl Predictor {
 
     /// A call changed a file: what was attached of it is out of date.
     pub fn edited(&mut self, path: &str) {
+        self.make_room();
         let Some(id) = self.file(path) else { return };
         let file = &mut self.files[id];
         file.edited_step = Some(self.setting.step);
@@ -241,6 +243,7 @@ impl Predictor {
 
     /// A file was attached to a result.
     pub fn attached(&mut self, path: &str, span: Span) {
+        self.make_room();
         if let Some(id) = self.file(path) {
             self.files[id].attached = Some(span);
         }
@@ -293,6 +296,7 @@ impl Predictor {
     }
 
     fn mention<'a>(&mut self, source: Source, mentions: impl IntoIterator<Item = Mention<'a>>) {
+        self.make_room();
         let mut ids: Vec<(usize, Option<u32>)> = Vec::new();
         for mention in mentions.into_iter().take(MENTIONS_TAKEN) {
             let path = if source == Source::Git { unprefixed(mention.path) } else { mention.path };
@@ -329,9 +333,6 @@ impl Predictor {
                 return Some(id);
             }
         }
-        if self.files.len() == REMEMBERED {
-            self.forget();
-        }
         let id = self.files.len();
         self.files.push(File {
             path: path.into(),
@@ -350,8 +351,12 @@ impl Predictor {
         Some(id)
     }
 
-    /// Keeps the active files alone: what else was touched is older than all of them.
-    fn forget(&mut self) {
+    /// Makes room for what one text may name, before any place is looked up: places change with it.
+    /// Keeps the active files alone; what else was touched is older than all of them.
+    fn make_room(&mut self) {
+        if self.files.len() + MENTIONS_TAKEN <= REMEMBERED {
+            return;
+        }
         let active = std::mem::take(&mut self.active);
         let place = |id: usize| active.iter().position(|&kept| kept == id);
         self.setting.read = self.setting.read.and_then(place);

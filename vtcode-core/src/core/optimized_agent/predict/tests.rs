@@ -83,8 +83,12 @@ fn a_session_of_any_length_is_remembered_within_bounds() {
     let mut predictor = Predictor::default();
     for n in 0..2 * REMEMBERED {
         predictor.step();
-        let path = format!("src/file{n}.rs");
-        predictor.told(Source::Search, false, [at(&path, 1)]);
+        // Several at once, so that some are new and some known when the oldest are forgotten.
+        let paths: Vec<String> = (n..n + 5).map(|n| format!("src/file{n}.rs")).collect();
+        predictor.told(Source::Search, false, paths.iter().map(|path| at(path, 1)));
+        predictor.read(&paths[0], Span::Whole);
+        predictor.edited(&paths[1]);
+        predictor.attached(&paths[2], Span::Whole);
     }
     assert!(predictor.files.len() <= REMEMBERED);
     assert!(predictor.active.len() <= ACTIVE);
