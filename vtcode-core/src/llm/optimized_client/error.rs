@@ -136,7 +136,9 @@ pub enum LlmError {
 }
 
 fn and_come_back(after: Option<Duration>) -> String {
-    after.map_or_else(String::new, |after| format!("; {}", come_back(Some(after))))
+    // Who may come back at once need not be told when.
+    let wait = after.filter(|after| !after.is_zero());
+    wait.map_or_else(String::new, |after| format!("; {}", come_back(Some(after))))
 }
 
 /// How servers say it: OpenAI's code and words (also of vLLM, LM Studio and most compatible ones),
