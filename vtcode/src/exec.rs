@@ -29,7 +29,7 @@ use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use crate::approval;
 use crate::args::{Common, Exec, Resume};
 use crate::exit::{self, Exit, Usage};
-use crate::json::JsonLines;
+use crate::json::{JsonLines, Lost};
 use crate::perf;
 use crate::regressions;
 use crate::setup;
@@ -399,15 +399,21 @@ pub(crate) async fn drive(
     let preimages = Arc::clone(&session.preimages);
     let sessions = session.sessions.clone();
     note(&format!("{model} at {base_url} · session {id}"));
-    let reporting = if common.json {
-        Reporting::Json(JsonLines::begin(&id))
+    let (reporting, lost) = if common.json {
+        let lines = JsonLines::begin(&id);
+        let lost = lines.lost();
+        (Reporting::Json(lines), lost)
     } else {
-        Reporting::Terminal(Terminal::new(Screen::Stderr, env.text("NO_COLOR").is_some()))
+        let terminal = Terminal::new(Screen::Stderr, env.text("NO_COLOR").is_some());
+        (Reporting::Terminal(terminal), Lost::default())
     };
     let began = Instant::now();
     let Report { outcome, profile } = work(session, prompt, reporting).await?;
     let exit = Exit::of(outcome.end.as_ref());
-    let mut written = Ok(());
+    let mut written = match lost.get() {
+        Some(error) => Err(anyhow::anyhow!("cannot print the events: {error}")),
+        None => Ok(()),
+    };
     if let Some(End::Done(text)) = &outcome.end {
         if !common.json {
             written = print_answer(text).context("cannot print the answer");

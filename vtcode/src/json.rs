@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 use vtcode_core::core::event::{Event, EventKind};
@@ -17,7 +18,11 @@ pub(crate) struct JsonLines {
     running: HashMap<String, (String, Call)>,
     /// What running commands printed so far.
     output: HashMap<String, String>,
+    lost: Lost,
 }
+
+/// Why a line was lost, the first time that one was.
+pub(crate) type Lost = Arc<OnceLock<io::Error>>;
 
 /// What a call is to the reader.
 #[derive(Debug)]
@@ -33,20 +38,27 @@ const OUTPUT_BYTES: usize = 1 << 20;
 impl JsonLines {
     /// Writes the line that begins every run.
     pub(crate) fn begin(session_id: &str) -> Self {
-        print(&json!({"type": "thread.started", "thread_id": session_id}));
-        Self::default()
+        let begun = Self::default();
+        begun.print(&json!({"type": "thread.started", "thread_id": session_id}));
+        begun
+    }
+
+    /// Returns where it stands that a line could not be written.
+    pub(crate) fn lost(&self) -> Lost {
+        Arc::clone(&self.lost)
     }
 
     /// Writes the line of an error outside of any turn.
     pub(crate) fn error(message: &str) {
-        print(&json!({"type": "error", "message": message}));
+        // The exit code says it, too.
+        let _ = print(&json!({"type": "error", "message": message}));
     }
 
     /// Writes an event.
     pub(crate) fn event(&mut self, event: &Event) {
         match &event.kind {
-            EventKind::PromptStarted { .. } => print(&json!({"type": "turn.started"})),
-            EventKind::Retry { attempt, wait, cause } => print(&json!({
+            EventKind::PromptStarted { .. } => self.print(&json!({"type": "turn.started"})),
+            EventKind::Retry { attempt, wait, cause } => self.print(&json!({
                 "type": "retry",
                 "attempt": attempt,
                 "wait_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
@@ -60,7 +72,7 @@ impl JsonLines {
                 let id = self.next_id();
                 let call = Call::new(name, arguments);
                 let item = call.item(&id, "in_progress", json!({}));
-                print(&json!({"type": "item.started", "item": item}));
+                self.print(&json!({"type": "item.started", "item": item}));
                 self.running.insert(call_id.clone(), (id, call));
             }
             EventKind::ToolProgress { call_id, text } => {
@@ -88,13 +100,17 @@ impl JsonLines {
                     facts["error"] = text.as_str().into();
                     facts["error_class"] = json!(class);
                 }
-                print(&json!({"type": "item.completed", "item": call.item(&id, status, facts)}));
+                self.print(
+                    &json!({"type": "item.completed", "item": call.item(&id, status, facts)}),
+                );
             }
-            EventKind::Warning { message } => Self::error(message),
+            EventKind::Warning { message } => {
+                self.print(&json!({"type": "error", "message": message}));
+            }
             EventKind::PromptFinished { usage } => {
-                print(&json!({"type": "turn.completed", "usage": tokens(*usage)}));
+                self.print(&json!({"type": "turn.completed", "usage": tokens(*usage)}));
             }
-            EventKind::PromptFailed { error, class, usage } => print(&json!({
+            EventKind::PromptFailed { error, class, usage } => self.print(&json!({
                 "type": "turn.failed",
                 "error": {"message": error, "class": class},
                 "usage": tokens(*usage),
@@ -105,7 +121,15 @@ impl JsonLines {
 
     fn said(&mut self, kind: &str, text: &str) {
         let id = self.next_id();
-        print(&json!({"type": "item.completed", "item": {"id": id, "type": kind, "text": text}}));
+        self.print(
+            &json!({"type": "item.completed", "item": {"id": id, "type": kind, "text": text}}),
+        );
+    }
+
+    fn print(&self, line: &Value) {
+        if let Err(error) = print(line) {
+            let _ = self.lost.set(error);
+        }
     }
 
     fn next_id(&mut self) -> String {
@@ -161,7 +185,10 @@ fn tokens(usage: Usage) -> Value {
     })
 }
 
-fn print(line: &Value) {
-    // A reader that went away must not end the work.
-    let _ = writeln!(io::stdout(), "{line}");
+fn print(line: &Value) -> io::Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        // A reader that went away has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }

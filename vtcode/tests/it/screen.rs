@@ -178,12 +178,15 @@ async fn closed_outputs_do_not_end_the_work() {
 
 #[tokio::test]
 async fn an_answer_that_is_lost_on_a_full_disk_is_no_success() {
-    let user = User::new();
-    let model = ScriptedModel::start(vec![say("Done.")]).await;
-    let (program, url) = (env!("CARGO_BIN_EXE_vtcode"), model.openai_url());
-    let script = format!("exec {program} exec -m scripted --base-url {url} go >/dev/full");
-    let ran = user.program("/bin/sh", ["-c", &script]).run().await.exits(1);
-    ran.says("cannot print the answer").says("1 turn");
+    for (json, lost) in [("", "cannot print the answer"), ("--json", "cannot print the events")] {
+        let user = User::new();
+        let model = ScriptedModel::start(vec![say("Done.")]).await;
+        let (program, url) = (env!("CARGO_BIN_EXE_vtcode"), model.openai_url());
+        let script =
+            format!("exec {program} exec {json} -m scripted --base-url {url} go >/dev/full");
+        let ran = user.program("/bin/sh", ["-c", &script]).run().await.exits(1);
+        ran.says(lost).says("1 turn");
+    }
 }
 
 #[tokio::test]
