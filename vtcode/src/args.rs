@@ -59,6 +59,9 @@ pub(crate) struct Exec {
 #[derive(Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Common {
+    /// Show the model this image with the task (png, jpeg, gif or webp); may be repeated
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
     /// Print one JSON event a line on stdout instead of the answer
     #[arg(long)]
     pub(crate) json: bool,

@@ -75,7 +75,7 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<Exit> {
         Settings::default(),
         &env,
     )?;
-    let report = exec::work(session, PROMPT.to_owned(), Reporting::Terminal(terminal)).await?;
+    let report = exec::work(session, PROMPT.into(), Reporting::Terminal(terminal)).await?;
     model.shutdown().await;
     let exit = conclude(&report, gave_up.load(Ordering::Acquire));
     if args.keep {

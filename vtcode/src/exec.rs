@@ -19,7 +19,7 @@ use vtcode_core::core::optimized_agent::{
 };
 use vtcode_core::core::performance_profiler::Profile;
 use vtcode_core::llm::discover;
-use vtcode_core::llm::message::Message;
+use vtcode_core::llm::message::{Image, Message, Prompt};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::safety::preimage::Preimages;
 use vtcode_core::safety::workspace::Workspace;
@@ -29,6 +29,7 @@ use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use crate::approval;
 use crate::args::{Common, Exec, Resume};
 use crate::exit::{self, Exit, Usage};
+use crate::images;
 use crate::json::{JsonLines, Lost};
 use crate::perf;
 use crate::regressions;
@@ -80,10 +81,12 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
                 args.add_dir.iter().map(|dir| setup::folder(Some(dir))).collect();
             check_output(&args.common)?;
             let answer_schema = read_schema(&args.common)?;
+            let images = images::read(&args.common.image)?;
             let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
             let endpoint = discover::endpoint(&settings, &env).await?;
             setup::settle(&mut settings, &endpoint)?;
             let (client, add_dirs) = (setup::client(endpoint, &settings, &env)?, add_dirs?);
+            images::check(&images, &client.provider()?.images(), &client.endpoint()?.model)?;
             // The connection is made while the session is prepared, which blocks.
             client.warm_up();
             let its_env = env.clone();
@@ -92,7 +95,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             });
             let session = session.await??;
             let session = Session { answer_schema, ..session };
-            let prompt = with_files(&prompt, &session.workspace);
+            let prompt = with_files(prompt, images, &session)?;
             Box::pin(drive(session, prompt, args.common, &env)).await
         }),
     )
@@ -120,9 +123,10 @@ pub(crate) async fn resume(args: Resume) -> anyhow::Result<Exit> {
             let prompt = read_prompt(prompt.as_deref())?;
             check_output(&args.common)?;
             let answer_schema = read_schema(&args.common)?;
+            let images = images::read(&args.common.image)?;
             let session = go_on(&sessions, &id, &args.common, &env).await?;
             let session = Session { answer_schema, ..session };
-            let prompt = with_files(&prompt, &session.workspace);
+            let prompt = with_files(prompt, images, &session)?;
             Box::pin(drive(session, prompt, args.common, &env)).await
         }),
     )
@@ -216,12 +220,14 @@ fn read_prompt(argument: Option<&str>) -> anyhow::Result<String> {
 }
 
 /// Follows each `@file` of a prompt; what looks like a file and is none is told.
-fn with_files(prompt: &str, workspace: &Workspace) -> String {
-    let expanded = prompt::expand(prompt, workspace);
-    for missed in &expanded.missed {
+fn with_files(prompt: String, images: Vec<Image>, session: &Session) -> anyhow::Result<Prompt> {
+    let rules = session.client.provider()?.images();
+    images::check(&images, &rules, &session.header.model)?;
+    let prompt = prompt::expand(Prompt { text: prompt, images }, &session.workspace, &rules);
+    for missed in &prompt.missed {
         note(&format!("{missed}; the words go out as they are"));
     }
-    expanded.text
+    Ok(prompt.prompt)
 }
 
 /// Begins a session in a folder.
@@ -387,7 +393,7 @@ pub(crate) fn of_this_folder(entries: &[SessionEntry]) -> Option<&SessionEntry> 
 /// Works on one prompt, tells what happens and sums it up.
 pub(crate) async fn drive(
     session: Session,
-    prompt: String,
+    prompt: Prompt,
     common: Common,
     env: &Env,
 ) -> anyhow::Result<Exit> {
@@ -467,7 +473,7 @@ fn print_answer(text: &str) -> io::Result<()> {
 /// Runs the engine on one prompt.
 pub(crate) async fn work(
     session: Session,
-    prompt: String,
+    prompt: Prompt,
     reporting: Reporting,
 ) -> anyhow::Result<Report> {
     let Session {
@@ -520,7 +526,7 @@ pub(crate) async fn work(
     }
 
     if entry.title.is_empty() {
-        entry.title = prompt.lines().next().unwrap_or_default().chars().take(80).collect();
+        entry.title = prompt.text.lines().next().unwrap_or_default().chars().take(80).collect();
         entry.updated_at_ms = setup::now_ms();
         sessions.note(&entry)?;
     }

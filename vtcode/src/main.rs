@@ -16,6 +16,7 @@ mod demo;
 mod doctor;
 mod exec;
 mod exit;
+mod images;
 mod json;
 mod local;
 mod perf;

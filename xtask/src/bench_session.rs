@@ -134,11 +134,14 @@ impl Stage {
         let turn_bytes = bytes / turns;
         let text = "0123456789abcdef ".repeat(turn_bytes.saturating_sub(900) as usize / 17);
         let per_view = view_bytes.map(|bytes| (bytes / turn_bytes).max(1));
-        append(&mut journal, EventKind::PromptStarted { text: "work".to_owned() })?;
+        append(
+            &mut journal,
+            EventKind::PromptStarted { text: "work".to_owned(), images: Vec::new() },
+        )?;
         for turn in 0..turns {
             // Counted from the end, so that the last view is as large as the others.
             if per_view.is_some_and(|per_view| (turns - turn).is_multiple_of(per_view)) {
-                let messages = vec![Message::User { text: "What was done so far: much.".into() }];
+                let messages = vec![Message::user("What was done so far: much.")];
                 append(&mut journal, EventKind::ViewChanged { messages })?;
             }
             for kind in events_of(turn, &text) {

@@ -15,6 +15,7 @@ pub use self::segment::Segment;
 
 use crate::core::cache;
 use crate::core::event::Prefix;
+use crate::llm::message::Images;
 
 /// Stands between two messages on every wire.
 const COMMA: u8 = b',';
@@ -35,6 +36,9 @@ pub struct Conversation {
     /// never hashed again.
     chain: Vec<blake3::Hash>,
     window_bytes: usize,
+    /// What images all messages hold, and the messages in memory that hold some.
+    images: Images,
+    with_images: Vec<(usize, Images)>,
 }
 
 /// Bytes of a request that belong to it alone and not to its messages, such as the mark that asks
@@ -60,8 +64,17 @@ impl Conversation {
         let chain = vec![past.as_ref().map_or_else(|| blake3::hash(&[]), |past| past.chain)];
         let needs_comma = !head.ends_with(b"[") || past.as_ref().is_some_and(|p| p.bytes > 0);
         let head_hash = blake3::hash(&head);
-        let (head, segments) = (head.into(), Vec::new());
-        Self { head, head_hash, past, segments, needs_comma, chain, window_bytes: 0 }
+        Self {
+            head: head.into(),
+            head_hash,
+            images: past.as_ref().map_or_else(Images::default, |past| past.images),
+            with_images: Vec::new(),
+            past,
+            segments: Vec::new(),
+            needs_comma,
+            chain,
+            window_bytes: 0,
+        }
     }
 
     /// Returns a conversation with the same head and no messages: another view of a session begins.
@@ -76,12 +89,23 @@ impl Conversation {
             needs_comma,
             chain: vec![blake3::hash(&[])],
             window_bytes: 0,
+            images: Images::default(),
+            with_images: Vec::new(),
         }
     }
 
     /// Appends a rendered message. There is no other change, so every prefix stays as it was sent.
     /// This is the one time that its bytes are hashed and copied.
     pub fn push(&mut self, message: &[u8]) {
+        self.push_with(message, Images::default());
+    }
+
+    /// Does the same with a message that holds images.
+    pub fn push_with(&mut self, message: &[u8], images: Images) {
+        if images.count > 0 {
+            self.with_images.push((self.messages(), images));
+            self.images += images;
+        }
         self.chain.push(linked(self.chain[self.segments.len()], message));
         let mut sent = Vec::with_capacity(message.len() + 1);
         if !message.is_empty() {
@@ -139,7 +163,8 @@ impl Conversation {
         }
         pieces.push(tail.into());
         pieces.retain(|piece| !piece.is_empty());
-        RequestBody::new(pieces, *self.head_hash.as_bytes(), self.key(inserts, tail))
+        let keys = (*self.head_hash.as_bytes(), self.key(inserts, tail));
+        RequestBody::new(pieces, keys, self.images)
     }
 
     /// Names the bytes of a body by what they are made of.
@@ -157,6 +182,14 @@ impl Conversation {
         (&self.segments[..count], self.chain[count])
     }
 
+    /// Returns the images of the first `messages` messages.
+    pub(in crate::core) fn oldest_images(&self, messages: usize) -> Images {
+        let mut images = self.past.as_ref().map_or_else(Images::default, |past| past.images);
+        let oldest = self.with_images.iter().filter(|(at, _)| *at < messages);
+        oldest.for_each(|(_, more)| images += *more);
+        images
+    }
+
     /// Lets go of what now lies in a file.
     pub(in crate::core) fn stored(&mut self, past: Past) {
         let (segments, chain) = self.oldest(past.messages);
@@ -165,6 +198,7 @@ impl Conversation {
         self.segments.drain(..count);
         self.chain.drain(..count);
         self.window_bytes -= bytes;
+        self.with_images.retain(|(at, _)| *at >= past.messages);
         self.past = Some(past);
     }
 

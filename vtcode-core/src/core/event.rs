@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::core::memory_pool::StringLoan;
-use crate::llm::message::{Attempt, FinishReason, Message, Outcome, Part, Usage};
+use crate::llm::message::{Attempt, FinishReason, Image, Message, Outcome, Part, Usage};
 use crate::tools::tool::Detail;
 
 /// Something that happened in a session.
@@ -69,6 +69,8 @@ pub enum PrefixChange {
     Setup,
     /// Older messages left the model's window.
     Compaction,
+    /// An image of the session is gone from its folder: words stand in its place.
+    ImageLost,
     /// Nobody knows: a fault of ours.
     Unexplained,
 }
@@ -200,6 +202,9 @@ pub enum EventKind {
     PromptStarted {
         /// The user's words.
         text: String,
+        /// The images with them; the journal keeps their bytes in files.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        images: Vec<Image>,
     },
     /// A model request goes out.
     RequestSent {

@@ -3,7 +3,7 @@
 //! Never rewrites a line; a torn last line is cut off when the session is opened again.
 //!
 //! Below the state folder: `sessions/<id>/journal.jsonl`, `sessions/<id>/spool/` with long outputs,
-//! and `sessions/index.jsonl`, where the last line of an id counts. Folders are 0700, files 0600.
+//! `sessions/<id>/images/` with what prompts showed, each image once and named by its hash, and `sessions/index.jsonl`, where the last line of an id counts. Folders are 0700, files 0600.
 //! What lies beside a long journal so that a later run need not read it (`journal.index`,
 //! `past.<wire>`) can be made again from it.
 //!
@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::core::event::{Event, EventKind, SessionHeader};
 use crate::llm::message::{Message, Usage};
 
+mod images;
 mod index;
 mod marks;
 mod past;
@@ -30,6 +31,7 @@ mod usage;
 
 use marks::{Mark, Rendered, Totals};
 
+pub(crate) use images::load as load_images;
 pub use index::{SessionEntry, SessionStatus};
 pub use quota::{Kept, Removed};
 pub use read::look_at;
@@ -303,6 +305,9 @@ impl Journal {
     pub fn append(&mut self, event: &Event) -> Result<(), JournalError> {
         if !event.kind.is_durable() {
             return Ok(());
+        }
+        if let EventKind::PromptStarted { images, .. } = &event.kind {
+            images::keep(&self.dir, images)?;
         }
         self.line.clear();
         serde_json::to_writer(&mut self.line, event)

@@ -14,7 +14,7 @@ use crate::core::event::{Event, Prefix};
 use crate::core::journal::{Journal, JournalError};
 use crate::core::memory_budget::{Account, Charge, MemoryBudget, OutOfMemory};
 use crate::core::resources::resident_bytes;
-use crate::llm::message::{Message, Usage};
+use crate::llm::message::{Image, ImageError, Message, Prompt, Usage};
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient};
 use crate::tools::async_pipeline::AsyncToolPipeline;
 use crate::tools::tool::FileChange;
@@ -87,7 +87,7 @@ pub struct OptimizedAgentEngine {
     confirm: Option<Confirm>,
     memory: MemoryBudget,
     answer_schema: Option<AnswerSchema>,
-    prompts: Mutex<Option<mpsc::Sender<(String, Charge)>>>,
+    prompts: Mutex<Option<mpsc::Sender<(Prompt, Charge)>>>,
     begin: Mutex<Option<Begin>>,
 }
 
@@ -101,7 +101,7 @@ pub type Confirm = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = bool> + Sen
 
 /// What a run takes over when it starts.
 struct Begin {
-    prompts: mpsc::Receiver<(String, Charge)>,
+    prompts: mpsc::Receiver<(Prompt, Charge)>,
     journal: Option<Journal>,
     system: String,
     messages: Vec<Message>,
@@ -140,6 +140,9 @@ pub enum EngineError {
     /// The session may not keep any more; nothing was submitted.
     #[error(transparent)]
     Memory(#[from] OutOfMemory),
+    /// The images of a prompt cannot be sent; nothing was submitted.
+    #[error(transparent)]
+    Images(#[from] ImageError),
     /// `submit` came after `close_input`.
     #[error("the engine's input is closed")]
     InputClosed,
@@ -260,10 +263,15 @@ impl OptimizedAgentEngine {
     }
 
     /// Hands in a prompt; prompts are worked on one after the other. Waits while too many wait, and
-    /// fails when there is no memory left to keep it in.
-    pub async fn submit(&self, prompt: impl Into<String>) -> Result<(), EngineError> {
+    /// fails when there is no memory left to keep it in, or when it holds images that the model
+    /// does not take.
+    pub async fn submit(&self, prompt: impl Into<Prompt>) -> Result<(), EngineError> {
         let prompt = prompt.into();
-        let charge = self.memory.charge(Account::Prompts, prompt.len() as u64)?;
+        if !prompt.images.is_empty() {
+            self.client.provider()?.images().check(&prompt.images)?;
+        }
+        let images: usize = prompt.images.iter().map(Image::len).sum();
+        let charge = self.memory.charge(Account::Prompts, (prompt.text.len() + images) as u64)?;
         let sender = lock(&self.prompts).clone().ok_or(EngineError::InputClosed)?;
         sender.send((prompt, charge)).await.map_err(|_| EngineError::InputClosed)
     }

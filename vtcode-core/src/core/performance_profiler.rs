@@ -285,7 +285,7 @@ mod tests {
     }
 
     fn prompt() -> EventKind {
-        EventKind::PromptStarted { text: String::new() }
+        EventKind::PromptStarted { text: String::new(), images: Vec::new() }
     }
 
     fn sent(turn: u32) -> EventKind {

@@ -140,7 +140,7 @@ impl Tape {
                     tape.id = header.session_id;
                     tape.repo = header.cwd.display().to_string();
                 }
-                EventKind::PromptStarted { text } => {
+                EventKind::PromptStarted { text, .. } => {
                     tape.prompts.push(Prompt { text, answers: Vec::new() });
                 }
                 EventKind::RequestSent { .. } => {

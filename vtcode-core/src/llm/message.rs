@@ -1,6 +1,8 @@
 //! The conversation's types, the same for every wire: messages in, deltas out.
 //! Plain data; rendering is `llm::provider`'s, sending is `llm::optimized_client`'s.
 
+mod image;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use crate::config::dialect::Effort;
 use crate::core::memory_pool::StringLoan;
 use crate::tools::tool::ToolSpec;
 
+pub use image::{IMAGE_TOKENS, Image, ImageError, ImageKind, ImageRules, Images, MAX_IMAGE_BYTES};
+
 /// One message of a conversation. The system prompt is not a message; it stands in [`Setup`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
@@ -19,6 +23,9 @@ pub enum Message {
     User {
         /// The words.
         text: String,
+        /// What they are about.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        images: Vec<Image>,
     },
     /// What the model said, in the order in which it said it.
     Assistant {
@@ -30,6 +37,48 @@ pub enum Message {
         /// One for each call.
         results: Vec<ToolAnswer>,
     },
+}
+
+impl Message {
+    /// Returns what a user says in words alone.
+    pub fn user(text: impl Into<String>) -> Self {
+        Self::User { text: text.into(), images: Vec::new() }
+    }
+
+    /// Returns its images.
+    pub fn images(&self) -> &[Image] {
+        match self {
+            Self::User { images, .. } => images,
+            _ => &[],
+        }
+    }
+}
+
+/// A task, or what to do next.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// The words.
+    pub text: String,
+    /// The images that they are about.
+    pub images: Vec<Image>,
+}
+
+impl From<Prompt> for Message {
+    fn from(Prompt { text, images }: Prompt) -> Self {
+        Self::User { text, images }
+    }
+}
+
+impl From<String> for Prompt {
+    fn from(text: String) -> Self {
+        Self { text, images: Vec::new() }
+    }
+}
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
 }
 
 /// A piece of an assistant message.
@@ -286,8 +335,8 @@ pub struct LLMRequest {
 
 impl LLMRequest {
     /// Returns a request that asks one question.
-    pub fn from_prompt(text: impl Into<String>) -> Self {
-        let messages = vec![Message::User { text: text.into() }];
+    pub fn from_prompt(prompt: impl Into<Prompt>) -> Self {
+        let messages = vec![prompt.into().into()];
         Self { messages, ..Self::default() }
     }
 }

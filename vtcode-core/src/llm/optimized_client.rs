@@ -58,7 +58,7 @@ use crate::core::cache::{self, Key};
 use crate::core::conversation::{Conversation, RequestBody};
 use crate::core::memory_budget::Sheds;
 use crate::llm::message::{
-    Attempt, Delta, FinishReason, LLMRequest, LLMResponse, Outcome, Setup, Usage,
+    Attempt, Delta, FinishReason, Images, LLMRequest, LLMResponse, Outcome, Setup, Usage,
 };
 use crate::llm::provider::{self, DecodeError, Provider};
 
@@ -255,6 +255,12 @@ impl OptimizedLLMClient {
         match self.inner() {
             Ok(inner) => {
                 let temperature = request.temperature.or(inner.limits.temperature);
+                let rules = inner.provider.images();
+                if let Err(error) =
+                    request.messages.iter().try_for_each(|m| rules.check(m.images()))
+                {
+                    return ResponseStream { source: Source::Failed(Some(error.into())) };
+                }
                 inner.ask(inner.render(request), &[], temperature, request.sample)
             }
             Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
@@ -372,7 +378,7 @@ impl Inner {
             answer_schema: None,
         }));
         for message in &request.messages {
-            conversation.push(&provider.segment(message));
+            conversation.push_with(&provider.segment(message), Images::of(message.images()));
         }
         provider.frame(&conversation)
     }

@@ -25,7 +25,9 @@ use crate::config::dialect::{Dialect, Effort, ModelFacts};
 use crate::config::endpoint::{Endpoint, Wire};
 use crate::core::conversation::{Conversation, RequestBody};
 use crate::core::memory_pool::StringLoan;
-use crate::llm::message::{Delta, Message, Setup, ToolAnswer, ToolCall};
+use crate::llm::message::{
+    Delta, Image, ImageRules, MAX_IMAGE_BYTES, Message, Setup, ToolAnswer, ToolCall,
+};
 use crate::llm::models;
 
 /// Returns the translation for an endpoint: its wire, as its server and its model speak it.
@@ -66,6 +68,10 @@ pub trait Provider: Send + Sync {
 
     /// Renders one message, once. The bytes stay valid in every later request.
     fn segment(&self, message: &Message) -> Bytes;
+
+    /// Returns what server and model take of images. Where they take none, a segment holds words in
+    /// an image's place.
+    fn images(&self) -> ImageRules;
 
     /// Frames a conversation of this wire's segments as a request, which shares their bytes.
     fn frame(&self, conversation: &Conversation) -> RequestBody {
@@ -157,6 +163,25 @@ fn budget(effort: Effort) -> u32 {
         Effort::Medium => 8192,
         Effort::High => 24_576,
     }
+}
+
+/// Returns what is taken of images where the wire's documents set no bound of their own.
+fn image_rules(facts: &ModelFacts) -> ImageRules {
+    ImageRules { taken: facts.images != Some(false), max_bytes: MAX_IMAGE_BYTES }
+}
+
+/// Returns an image as a request holds it, in base64; or words where it cannot be sent.
+fn sent(image: &Image, facts: &ModelFacts) -> Result<String, &'static str> {
+    if facts.images == Some(false) {
+        return Err("[an image stands here, which this model cannot read]");
+    }
+    image.base64().ok_or("[an image stood here; its file is gone]")
+}
+
+/// Returns an image as a `data:` URL; or words where it cannot be sent.
+fn data_url(image: &Image, facts: &ModelFacts) -> Result<String, &'static str> {
+    let kind = image.kind().media_type();
+    Ok(format!("data:{kind};base64,{}", sent(image, facts)?))
 }
 
 /// Returns a result's text for a wire that has no mark for a failed call: the text says it.
@@ -289,7 +314,7 @@ mod tests {
         };
         let said = |text: &str| Part::Text { text: text.to_owned() };
         vec![
-            Message::User { text: "fix\nit".to_owned() },
+            Message::user("fix\nit"),
             Message::Assistant {
                 parts: vec![
                     thought(Some("seal"), false),
@@ -310,8 +335,64 @@ mod tests {
                 ],
             },
             Message::Assistant { parts: vec![thought(None, false)] },
-            Message::User { text: "go on".to_owned() },
+            Message::user("go on"),
         ]
+    }
+
+    #[test]
+    fn an_image_stands_in_a_message_as_each_wire_takes_it() {
+        let images = vec![
+            Image::new(&b"\x89PNG\r\n\x1a\n\0"[..]).unwrap(),
+            Image::new(&b"GIF89a\0"[..]).unwrap(),
+        ];
+        let (png, gif) = ("iVBORw0KGgoA", "R0lGODlhAA==");
+        let told = |wire, images: Option<bool>, message: &Message| {
+            let mut endpoint = Endpoint::new(wire, "", "m");
+            endpoint.dialect.facts.images = images;
+            String::from_utf8(of(&endpoint).segment(message).to_vec()).unwrap()
+        };
+        let message = Message::User { text: "see".to_owned(), images: images.clone() };
+        for (wire, expected) in [
+            (
+                Wire::OpenAiChat,
+                format!(
+                    r#"{{"role":"user","content":[{{"type":"text","text":"see"}},{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{png}"}}}},{{"type":"image_url","image_url":{{"url":"data:image/gif;base64,{gif}"}}}}]}}"#
+                ),
+            ),
+            (
+                Wire::OpenAiResponses,
+                format!(
+                    r#"{{"type":"message","role":"user","content":[{{"type":"input_text","text":"see"}},{{"type":"input_image","image_url":"data:image/png;base64,{png}","detail":"auto"}},{{"type":"input_image","image_url":"data:image/gif;base64,{gif}","detail":"auto"}}]}}"#
+                ),
+            ),
+            (
+                Wire::Anthropic,
+                format!(
+                    r#"{{"role":"user","content":[{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{png}"}}}},{{"type":"image","source":{{"type":"base64","media_type":"image/gif","data":"{gif}"}}}},{{"type":"text","text":"see"}}]}}"#
+                ),
+            ),
+            (
+                Wire::Gemini,
+                format!(
+                    r#"{{"role":"user","parts":[{{"inlineData":{{"mimeType":"image/png","data":"{png}"}}}},{{"inlineData":{{"mimeType":"image/gif","data":"{gif}"}}}},{{"text":"see"}}]}}"#
+                ),
+            ),
+        ] {
+            assert_eq!(told(wire, None, &message), expected);
+            assert_eq!(told(wire, Some(true), &message), expected);
+            // A model that reads none is told, and is sent none.
+            let told_none = told(wire, Some(false), &message);
+            assert!(told_none.contains("which this model cannot read"), "{told_none}");
+            assert!(!told_none.contains(png) && told_none.contains("see"), "{told_none}");
+            // A reference without its bytes is never sent as an image.
+            let json = serde_json::to_string(&message).unwrap();
+            let lost = told(wire, None, &serde_json::from_str(&json).unwrap());
+            assert!(lost.contains("its file is gone") && !lost.contains(png), "{lost}");
+            // Images without words are a message, too.
+            let wordless = Message::User { text: String::new(), images: images.clone() };
+            let wordless = told(wire, None, &wordless);
+            assert!(wordless.contains(gif) && !wordless.contains(r#""text":"#), "{wordless}");
+        }
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl Session {
         };
         for message in self.replay().messages {
             match message {
-                Message::User { text } => line(&format!("user: {text}")),
+                Message::User { text, .. } => line(&format!("user: {text}")),
                 Message::Assistant { parts } => {
                     for part in parts {
                         match part {

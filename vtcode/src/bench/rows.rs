@@ -396,7 +396,7 @@ fn long_session(sessions: &Sessions, turns: usize) -> anyhow::Result<()> {
         system: "Work.".to_owned(),
     })?;
     let mut tell = |kind| journal.append(&Event { at: Duration::ZERO, kind });
-    tell(EventKind::PromptStarted { text: "Go on.".to_owned() })?;
+    tell(EventKind::PromptStarted { text: "Go on.".to_owned(), images: Vec::new() })?;
     for number in 0..turns {
         tell(EventKind::RequestSent { turn: number as u32 + 1, body_bytes: 1, prefix: None })?;
         let [said, answered] = step(number);

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod failures;
 mod idle;
+mod images;
 mod interrupt;
 mod json;
 mod limits;

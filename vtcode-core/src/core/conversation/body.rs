@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::Segment;
 use crate::core::cache::{self, Key};
+use crate::llm::message::Images;
 
 /// The bytes of a request. Clones share them, so that an attempt costs none.
 #[derive(Debug, Clone)]
@@ -15,14 +16,15 @@ pub struct RequestBody {
     bytes: usize,
     head_key: Key,
     key: Key,
+    images: Images,
 }
 
 impl RequestBody {
-    /// Returns the body that these pieces make; `key` names all of its bytes, and `head_key` those
-    /// before its messages.
-    pub(super) fn new(pieces: Vec<Segment>, head_key: Key, key: Key) -> Self {
+    /// Returns the body that these pieces make. The first key names what stands before its messages,
+    /// the second one all of its bytes.
+    pub(super) fn new(pieces: Vec<Segment>, (head_key, key): (Key, Key), images: Images) -> Self {
         let bytes = pieces.iter().map(Segment::len).sum();
-        Self { pieces: pieces.into(), bytes, head_key, key }
+        Self { pieces: pieces.into(), bytes, head_key, key, images }
     }
 
     /// Returns its pieces, in order; none is empty.
@@ -33,6 +35,12 @@ impl RequestBody {
     /// Returns how many bytes it has.
     pub fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns its size with each image counted as the text that takes as many tokens: what guesses
+    /// at tokens go by.
+    pub fn weight(&self) -> usize {
+        self.images.weighed(self.bytes)
     }
 
     /// Returns whether it has no bytes.
@@ -67,7 +75,7 @@ impl From<Bytes> for RequestBody {
         let key = cache::key([b"whole".as_slice(), &bytes]);
         let piece = Segment::from(bytes);
         let pieces = if piece.is_empty() { Vec::new() } else { vec![piece] };
-        Self::new(pieces, key, key)
+        Self::new(pieces, (key, key), Images::default())
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use super::Segment;
+use crate::llm::message::Images;
 
 /// What of a file is in memory at once while a request is sent.
 const PIECE_BYTES: u64 = 256 * 1024;
@@ -17,6 +18,7 @@ pub struct Past {
     pub(in crate::core) bytes: u64,
     pub(in crate::core) messages: usize,
     pub(in crate::core) chain: blake3::Hash,
+    pub(in crate::core) images: Images,
 }
 
 impl Past {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::conversation::short;
 use crate::core::event::{EventKind, Prefix};
-use crate::llm::message::{Message, Outcome, Part, Usage};
+use crate::llm::message::{Images, Message, Outcome, Part, Usage};
 
 /// What is read of the index: its last lines.
 const INDEX_TAIL_BYTES: u64 = 16 * 1024;
@@ -123,6 +123,9 @@ pub(super) struct Rendered {
     pub(super) chain: String,
     /// A hash of their last bytes.
     pub(super) context: String,
+    /// The images that they hold.
+    #[serde(default)]
+    pub(super) images: Images,
 }
 
 impl Indexed {

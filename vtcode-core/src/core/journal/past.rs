@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::images;
 use super::marks::{self, Indexed, Mark, Rendered};
 use super::replay::Replay;
 use super::{Journal, JournalError, Lines};
 use crate::core::conversation::{Conversation, Past, Segment, linked};
 use crate::core::event::EventKind;
-use crate::llm::message::Message;
+use crate::llm::message::{Images, Message};
 
 /// What is written at once.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -30,6 +31,7 @@ pub(crate) struct Store {
     rendered: Joined,
     segments: Vec<Segment>,
     chain: blake3::Hash,
+    images: Images,
 }
 
 impl Store {
@@ -38,7 +40,8 @@ impl Store {
         for segment in &self.segments {
             self.rendered.push(&segment.load()?)?;
         }
-        self.rendered.end(self.wire, self.mark, self.chain, &self.journal, &self.index)
+        let told = (self.chain, self.images);
+        self.rendered.end(self.wire, self.mark, told, &self.journal, &self.index)
     }
 }
 
@@ -84,7 +87,7 @@ impl Joined {
         mut self,
         wire: String,
         mark: Mark,
-        chain: blake3::Hash,
+        (chain, images): (blake3::Hash, Images),
         journal: &File,
         index: &std::path::Path,
     ) -> io::Result<Past> {
@@ -93,9 +96,10 @@ impl Joined {
         let Self { file, from, bytes, .. } = self;
         let messages = mark.messages;
         let context = marks::context(&file, from, from + bytes)?;
-        let rendered = Rendered { wire, from, bytes, chain: chain.to_hex().to_string(), context };
+        let hex = chain.to_hex().to_string();
+        let rendered = Rendered { wire, from, bytes, chain: hex, context, images };
         Indexed::new(journal, mark, Some(rendered))?.append(index)?;
-        Ok(Past { file, from, bytes, messages, chain })
+        Ok(Past { file, from, bytes, messages, chain, images })
     }
 }
 
@@ -146,6 +150,7 @@ impl Journal {
         let mark = self.marks[place].clone();
         self.marks.drain(..=place);
         let (segments, chain) = conversation.oldest(mark.messages);
+        let images = conversation.oldest_images(mark.messages);
         let rendered = match conversation.past() {
             Some(past) => Joined::after(past),
             None => self.joined(wire)?,
@@ -158,6 +163,7 @@ impl Journal {
             rendered,
             segments: segments.to_vec(),
             chain,
+            images,
         }))
     }
 
@@ -166,25 +172,28 @@ impl Journal {
     pub(crate) fn past(
         &mut self,
         wire: &str,
-        render: impl Fn(&Message) -> Bytes,
+        render: impl Fn(&Message) -> (Bytes, Images),
     ) -> Result<Option<Past>, JournalError> {
         let Some((mark, rendered)) = self.unread.take() else { return Ok(None) };
         // What the index tells of is still so as long as the view is the same one.
         let kept = rendered
             .filter(|(kept, _)| kept.totals.view_at == mark.totals.view_at)
             .and_then(|(kept, rendered)| Some((self.kept(wire, &kept, &rendered)?, kept)));
-        let (mut rendered, mut chain, mut messages, from, lines) = match kept {
+        let (mut chain, mut messages, mut held) = (blake3::hash(&[]), 0, Images::default());
+        let (mut rendered, from, lines) = match kept {
             Some((past, kept)) if kept.at == mark.at => return Ok(Some(past)),
             Some((past, kept)) => {
-                let (chain, messages) = (past.chain, past.messages);
-                (Joined::after(&past), chain, messages, kept.at, kept.lines)
+                (chain, messages, held) = (past.chain, past.messages, past.images);
+                (Joined::after(&past), kept.at, kept.lines)
             }
-            None => (self.joined(wire)?, blake3::hash(&[]), 0, mark.totals.view_at, 0),
+            None => (self.joined(wire)?, mark.totals.view_at, 0),
         };
         let mut replay = Replay::default();
         let mut take = |replay: &mut Replay| -> io::Result<()> {
-            for message in replay.messages.drain(..) {
-                let segment = render(&message);
+            for mut message in replay.messages.drain(..) {
+                images::load(&self.dir, &mut message);
+                let (segment, images) = render(&message);
+                held += images;
                 chain = linked(chain, &segment);
                 messages += 1;
                 rendered.push(&segment)?;
@@ -207,12 +216,13 @@ impl Journal {
             );
         }
         let (wire_name, index) = (wire.to_owned(), self.index_path());
-        rendered.end(wire_name, mark, chain, &self.file, &index).map(Some).map_err(failed)
+        let told = (chain, held);
+        rendered.end(wire_name, mark, told, &self.file, &index).map(Some).map_err(failed)
     }
 
     /// Returns what lies in the wire's file, if it is what the index says.
     fn kept(&self, wire: &str, mark: &Mark, rendered: &Rendered) -> Option<Past> {
-        let Rendered { from, bytes, .. } = *rendered;
+        let Rendered { from, bytes, images, .. } = *rendered;
         if rendered.wire != wire {
             return None;
         }
@@ -220,7 +230,7 @@ impl Journal {
         let is = marks::context(&file, from, from.checked_add(bytes)?).ok()?;
         let chain = blake3::Hash::from_hex(&rendered.chain).ok()?;
         let messages = mark.messages;
-        let past = Past { file: Arc::new(file), from, bytes, messages, chain };
+        let past = Past { file: Arc::new(file), from, bytes, messages, chain, images };
         (is == rendered.context).then_some(past)
     }
 

@@ -74,9 +74,13 @@ impl Replay {
         self.totals.take(&event.kind, at);
         match event.kind {
             EventKind::SessionStarted(header) => self.header = Some(header),
-            EventKind::PromptStarted { text } | EventKind::AnswerSentBack { text } => {
+            EventKind::PromptStarted { text, images } => {
                 self.end_response();
-                self.messages.push(Message::User { text });
+                self.messages.push(Message::User { text, images });
+            }
+            EventKind::AnswerSentBack { text } => {
+                self.end_response();
+                self.messages.push(Message::user(text));
             }
             EventKind::RequestSent { .. } => self.end_response(),
             EventKind::ViewChanged { messages } => {

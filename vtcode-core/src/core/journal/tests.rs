@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::core::conversation::Past;
-use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usage};
+use crate::llm::message::{FinishReason, Images, Message, Part, ToolAnswer, ToolCall, Usage};
 use crate::tools::tool::{ChangeKind, Detail, FileChange};
 
 fn header(id: &str) -> SessionHeader {
@@ -80,7 +80,7 @@ fn story() -> Vec<EventKind> {
         redacted: false,
     };
     vec![
-        EventKind::PromptStarted { text: "fix\nit".to_owned() },
+        EventKind::PromptStarted { text: "fix\nit".to_owned(), images: Vec::new() },
         EventKind::RequestSent { turn: 1, body_bytes: 10, prefix: None },
         says("I l"),
         EventKind::Retry { attempt: 2, wait: Duration::from_millis(5), cause: "cut".to_owned() },
@@ -108,7 +108,7 @@ fn story() -> Vec<EventKind> {
             base_url: "http://127.0.0.1:2".to_owned(),
             model: "n".to_owned(),
         },
-        EventKind::PromptStarted { text: "go on".to_owned() },
+        EventKind::PromptStarted { text: "go on".to_owned(), images: Vec::new() },
         EventKind::PromptFailed {
             error: "interrupted".to_owned(),
             class: None,
@@ -179,11 +179,11 @@ fn a_session_comes_back_as_it_was() {
         .chain(["a", "b", "c"].map(|id| Part::ToolCall(call(id))))
         .collect();
     let expected = [
-        Message::User { text: "fix\nit".to_owned() },
+        Message::user("fix\nit"),
         Message::Assistant { parts },
         Message::Tool { results: ["a", "b", "c"].map(answer).to_vec() },
         Message::Assistant { parts: vec![said("Done.")] },
-        Message::User { text: "go on".to_owned() },
+        Message::user("go on"),
     ];
     assert_eq!(replay.messages, expected);
     assert_eq!(
@@ -300,14 +300,14 @@ fn a_session_killed_after_any_record_goes_on_and_knows_what_may_have_run() {
 
 #[test]
 fn an_answer_that_was_asked_for_again_or_says_nothing_leaves_no_trace() {
-    let prompt = || EventKind::PromptStarted { text: "go".to_owned() };
+    let prompt = || EventKind::PromptStarted { text: "go".to_owned(), images: Vec::new() };
     let failed = || EventKind::PromptFailed { error: "x".to_owned(), class: None, usage: used(0) };
     let thought = || EventKind::Part {
         part: Part::Reasoning { text: "hm".to_owned(), signature: None, redacted: false },
     };
     let ended = EventKind::ResponseEnded { finish: FinishReason::Stop, usage: used(1) };
     let state = State::with("one", [prompt(), thought(), says(" \n"), ended, failed(), prompt()]);
-    let user = || Message::User { text: "go".to_owned() };
+    let user = || Message::user("go");
     assert_eq!(state.replay("one").messages, [user(), user()]);
     assert_eq!(state.replay("one").usage(), used(1));
 }
@@ -536,8 +536,9 @@ fn many_who_write_the_index_at_once_lose_nothing() {
 fn long(turns: u32) -> impl Iterator<Item = EventKind> {
     (0..turns).flat_map(|turn| {
         let id = format!("call-{turn}");
-        let prompt =
-            turn.is_multiple_of(10).then(|| EventKind::PromptStarted { text: "go".into() });
+        let prompt = turn
+            .is_multiple_of(10)
+            .then(|| EventKind::PromptStarted { text: "go".into(), images: Vec::new() });
         let asked = EventKind::RequestSent { turn: 1, body_bytes: 9, prefix: None };
         let mut result = ends(&id, Detail::Plain);
         if let EventKind::ToolFinished { text, .. } = &mut result {
@@ -557,7 +558,7 @@ fn rendered(message: &Message) -> bytes::Bytes {
 /// All messages of a session as they would be sent: those that lie in a file, and those read.
 fn whole(state: &State) -> (String, Replay) {
     let (mut journal, replay) = state.sessions.resume("one").unwrap();
-    let past = journal.past("w", rendered).unwrap();
+    let past = journal.past("w", |message| (rendered(message), Images::default())).unwrap();
     let mut text = String::new();
     for piece in past.iter().flat_map(Past::pieces) {
         text.push_str(std::str::from_utf8(&piece.load().unwrap()).unwrap());
@@ -599,12 +600,12 @@ fn going_on_reads_the_tail_whatever_is_before_it() {
 
 #[test]
 fn what_is_before_the_view_is_not_read() {
-    let view = || EventKind::ViewChanged { messages: vec![Message::User { text: "sum".into() }] };
+    let view = || EventKind::ViewChanged { messages: vec![Message::user("sum")] };
     let events = || long(300).chain([view()]).chain(long(3));
     let state = State::with("one", events());
     let (text, replay) = whole(&state);
     assert!(replay.read_bytes < 20_000, "{}", replay.read_bytes);
-    assert_eq!(replay.messages[0], Message::User { text: "sum".into() });
+    assert_eq!(replay.messages[0], Message::user("sum"));
     assert_eq!(replay.messages.len(), 2 + 2 * 3);
     assert_eq!(replay.turns(), 303);
     // The journal alone says the same.

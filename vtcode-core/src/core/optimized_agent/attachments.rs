@@ -128,7 +128,7 @@ impl Attachments {
             return Vec::new();
         }
         match message {
-            Message::User { text } => {
+            Message::User { text, .. } => {
                 self.predictor.prompt(mentions(text));
                 Vec::new()
             }

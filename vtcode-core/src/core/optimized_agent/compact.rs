@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::limits::ContextLimits;
-use crate::llm::message::{Message, Part, ToolAnswer, tool_calls, words};
+use crate::llm::message::{Images, Message, Part, ToolAnswer, tool_calls, words};
 use crate::tools::builtin::lines::first;
 
 /// A result up to this long stays: what would stand in its place is hardly shorter.
@@ -144,7 +144,7 @@ pub(super) fn recent(messages: &[Message]) -> Option<usize> {
 /// Returns about how many bytes a message has on the wire.
 pub(super) fn bytes(message: &Message) -> usize {
     match message {
-        Message::User { text } => text.len(),
+        Message::User { text, images } => text.len() + Images::of(images).weight(),
         Message::Assistant { parts } => parts.iter().map(Part::bytes).sum(),
         Message::Tool { results } => results.iter().map(|answer| answer.text.len()).sum(),
     }
@@ -220,7 +220,7 @@ pub(super) fn summed_up(
         _ => last_words(old),
     };
     let _ = write!(text, "\n\n{SUMMARY}\n{told}");
-    let mut view = vec![Message::User { text }];
+    let mut view = vec![Message::user(text)];
     view.extend(recent.iter().cloned());
     view
 }
@@ -229,12 +229,18 @@ pub(super) fn summed_up(
 fn prompts(messages: &[Message]) -> String {
     let mut prompts: Vec<String> = Vec::new();
     for message in messages {
-        let Message::User { text } = message else { continue };
-        match earlier(text) {
-            Some(earlier) => prompts.extend(earlier),
-            // What a summary repeats is found again by its fences.
-            None => prompts.push(cut(text.trim(), PROMPT_BYTES).replace(FENCE, "= prompt =")),
+        let Message::User { text, images } = message else { continue };
+        if let Some(earlier) = earlier(text) {
+            prompts.extend(earlier);
+            continue;
         }
+        // What a summary repeats is found again by its fences.
+        let mut prompt = cut(text.trim(), PROMPT_BYTES).replace(FENCE, "= prompt =");
+        if !images.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(prompt, "\n{}", without_images(images.len()));
+        }
+        prompts.push(prompt);
     }
     let mut room = PROMPTS_BYTES;
     let mut shown: Vec<String> = Vec::new();
@@ -249,6 +255,12 @@ fn prompts(messages: &[Message]) -> String {
     shown.reverse();
     let fenced = shown.into_iter().map(|prompt| format!("{FENCE}\n{prompt}\n"));
     fenced.collect::<String>() + FENCE
+}
+
+/// Tells the model what it cannot look at again.
+fn without_images(count: usize) -> String {
+    let images = if count == 1 { "an image" } else { "images" };
+    format!("[{images} stood here and left to save room; what mattered of it is below]")
 }
 
 /// Stands between the prompts of a summary.
@@ -270,7 +282,7 @@ fn last_words(messages: &[Message]) -> String {
     let mut calls = 0;
     for message in messages.iter().rev() {
         match message {
-            Message::User { text } => {
+            Message::User { text, .. } => {
                 // A summary that was made before goes on.
                 if let Some((_, summary)) = text.split_once(&format!("\n\n{SUMMARY}\n"))
                     && text.starts_with(SUMMARY_START)

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::compact;
 use crate::core::journal::View;
-use crate::llm::message::{Message, Part, ToolCall, Usage, tool_calls};
+use crate::llm::message::{IMAGE_TOKENS, Images, Message, Part, ToolCall, Usage, tool_calls};
 use crate::tools::tool::ToolSpec;
 
 /// Bytes that are about one token, where no provider has told.
@@ -52,6 +52,8 @@ pub enum What {
     Tools,
     /// What the user said, with the files mentioned.
     Prompts,
+    /// The images of prompts.
+    Images,
     /// A summary of what came before.
     Summary,
     /// What the model said.
@@ -81,6 +83,7 @@ impl What {
             Self::System => "system prompt",
             Self::Tools => "tools",
             Self::Prompts => "prompts",
+            Self::Images => "images",
             Self::Summary => "summary of what came before",
             Self::Words => "the model's words",
             Self::Thinking => "the model's thinking",
@@ -126,8 +129,11 @@ impl Contents {
         limits: &crate::config::limits::ContextLimits,
     ) -> Self {
         let told = view.last.filter(|(bytes, usage)| *bytes > 0 && usage.input_tokens > 0);
-        let (of_bytes, so_many) =
-            told.map_or((BYTES_PER_TOKEN, 1), |(bytes, usage)| (bytes as u64, usage.input_tokens));
+        let mut images = Images::default();
+        view.messages.iter().for_each(|message| images += Images::of(message.images()));
+        let (of_bytes, so_many) = told.map_or((BYTES_PER_TOKEN, 1), |(bytes, usage)| {
+            (images.weighed(bytes) as u64, usage.input_tokens)
+        });
         let tokens = |bytes: usize| {
             let tokens = (bytes as u128 * u128::from(so_many)).div_ceil(u128::from(of_bytes));
             u64::try_from(tokens).unwrap_or(u64::MAX)
@@ -146,8 +152,14 @@ impl Contents {
         let rows: Vec<Row> = pieces
             .chunk_by(|a, b| a.0 == b.0)
             .map(|pieces| {
+                let (what, count) = (pieces[0].0, pieces.len());
                 let bytes = pieces.iter().map(|(_, bytes)| bytes).sum();
-                Row { what: pieces[0].0, count: pieces.len(), bytes, tokens: tokens(bytes) }
+                // What an image takes of a window has nothing to do with its bytes.
+                let tokens = match what {
+                    What::Images => (count * IMAGE_TOKENS) as u64,
+                    _ => tokens(bytes),
+                };
+                Row { what, count, bytes, tokens }
             })
             .collect();
         Self {
@@ -170,10 +182,17 @@ impl Contents {
 
 fn weigh(message: &Message, pieces: &mut Vec<(What, usize)>) {
     match message {
-        Message::User { text } if compact::is_summary(text) => {
+        Message::User { text, .. } if compact::is_summary(text) => {
             pieces.push((What::Summary, text.len()));
         }
-        Message::User { text } => pieces.push((What::Prompts, text.len())),
+        Message::User { text, images } => {
+            pieces.push((What::Prompts, text.len()));
+            pieces.extend(
+                images
+                    .iter()
+                    .map(|image| (What::Images, Images::of(std::slice::from_ref(image)).bytes)),
+            );
+        }
         Message::Assistant { parts } => pieces.extend(parts.iter().map(|part| {
             let what = match part {
                 Part::Text { .. } => What::Words,
@@ -250,7 +269,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_thing_has_its_row_and_what_leaves_first_comes_first() {
-        let mut messages = vec![Message::User { text: "go".into() }];
+        let mut messages = vec![Message::user("go")];
         for (tool, bytes) in
             [("run_command", 4000), ("read_file", 8000), ("read_file", 10), ("mine", 2000)]
         {
@@ -275,12 +294,12 @@ mod tests {
 
     #[test]
     fn what_was_made_shorter_is_told_apart() {
-        let mut messages = vec![Message::User { text: "go".into() }];
+        let mut messages = vec![Message::user("go")];
         messages.extend(step("read_file", 5000));
         messages.extend(step("read_file", 5000));
         compact::put_aside(&mut messages, &[2], |_| None);
         let mut messages = compact::summed_up(&messages, 1, Some("so"), &[]);
-        messages.push(Message::User { text: "and now".into() });
+        messages.push(Message::user("and now"));
         let contents = Contents::of(&view(messages, None), &[], &Limits::full().agent.context);
         let kinds: Vec<_> = contents.rows.iter().map(|row| (row.what, row.count)).collect();
         let expected = [

@@ -21,7 +21,7 @@ use crate::core::conversation::Conversation;
 use crate::core::event::EventKind;
 use crate::core::journal::Journal;
 use crate::core::memory_budget::Charge;
-use crate::llm::message::{Message, Part, Setup, ToolCall, Usage};
+use crate::llm::message::{Message, Part, Prompt, Setup, ToolCall, Usage};
 use crate::llm::optimized_client::ResponseStream;
 use crate::llm::provider::Provider;
 use crate::tools::async_pipeline::{BeforeEffect, ToolResult};
@@ -36,6 +36,7 @@ mod journalling;
 mod measuring;
 mod memory;
 mod oversize;
+mod rendering;
 mod stream;
 
 use history::{Storing, rendering};
@@ -50,7 +51,7 @@ pub(super) struct Run<'a> {
     engine: &'a OptimizedAgentEngine,
     provider: &'a dyn Provider,
     out: Arc<Out>,
-    prompts: mpsc::Receiver<(String, Charge)>,
+    prompts: mpsc::Receiver<(Prompt, Charge)>,
     journal: Option<Journal>,
     before_effect: Option<BeforeEffect>,
     syncing: Option<JoinHandle<io::Result<()>>>,
@@ -123,11 +124,15 @@ impl<'a> Run<'a> {
         };
         let provider = engine.client.provider()?;
         let wire = rendering(endpoint);
-        let render = |message: &Message| provider.segment(message);
+        let render = |message: &Message| self::rendering::rendered(provider, message);
         let past = journal.as_mut().map(|journal| journal.past(&wire, render)).transpose()?;
         let mut conversation = Conversation::after(provider.head(&setup), past.flatten());
+        let mut prefixes = PrefixWatch::after(sent);
+        let folder = journal.as_ref().map(Journal::dir);
         for message in &messages {
-            conversation.push(&provider.segment(message));
+            if rendering::push(&mut conversation, provider, folder, message) > 0 {
+                prefixes.image_lost();
+            }
         }
         let steps = journal.as_ref().map_or(0, Journal::past_steps);
         let repeats = Repeats::after(steps, &messages);
@@ -153,7 +158,7 @@ impl<'a> Run<'a> {
             compacted_at: None,
             summing_up: false,
             place: endpoint.to_string(),
-            prefixes: PrefixWatch::after(sent),
+            prefixes,
             budget: Budget::default(),
             meter: Meter::new(engine.limits.measured),
             repeats,
@@ -210,12 +215,17 @@ impl<'a> Run<'a> {
                 }
                 prompt = self.prompts.recv(), if idle => {
                     return match prompt {
-                        Some((text, _charge)) => {
+                        Some((Prompt { text, images }, _charge)) => {
                             self.budget.begin();
                             self.repeats.begin();
                             let text = self.asks_for_schema(text);
-                            self.tell(EventKind::PromptStarted { text: text.clone() });
-                            Input::Prompt(text)
+                            let begins = EventKind::PromptStarted { text, images };
+                            match self.tell(begins) {
+                                EventKind::PromptStarted { text, images } => {
+                                    Input::Prompt(Prompt { text, images })
+                                }
+                                _ => unreachable!("what was told is given back"),
+                            }
                         }
                         None => Input::Closed,
                     };
@@ -255,7 +265,10 @@ impl<'a> Run<'a> {
             self.repeats.next_step();
         }
         let (provider, conversation) = (self.provider, &mut self.conversation);
-        self.meter.time(|work| &mut work.render, || conversation.push(&provider.segment(message)));
+        self.meter.time(
+            |work| &mut work.render,
+            || rendering::push(conversation, provider, None, message),
+        );
         if let Some(messages) = &mut self.messages {
             messages.push(message.clone());
         }

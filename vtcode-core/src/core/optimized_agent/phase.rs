@@ -5,7 +5,9 @@ use crate::config::limits::AgentLimits;
 use crate::core::event::ErrorClass;
 use crate::core::journal::is_silent;
 use crate::core::memory_budget::OutOfMemory;
-use crate::llm::message::{FinishReason, Message, Part, ToolAnswer, ToolCall, Usage, words};
+use crate::llm::message::{
+    FinishReason, Message, Part, Prompt, ToolAnswer, ToolCall, Usage, words,
+};
 
 /// Answers in a row without a word or a call that are asked for again before the prompt fails.
 const EMPTY_ANSWERS_ALLOWED: u32 = 1;
@@ -67,7 +69,7 @@ enum CallState {
 /// What happens to a session.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Input {
-    Prompt(String),
+    Prompt(Prompt),
     /// A part of the answer is complete.
     Part(Part),
     AnswerEnded {
@@ -239,9 +241,9 @@ pub enum End {
 /// (a result that comes after everything was stopped) changes nothing.
 pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, Vec<Action>) {
     match (phase, input) {
-        (Phase::Idle, Input::Prompt(text)) => {
+        (Phase::Idle, Input::Prompt(prompt)) => {
             let task = Task { turns: 1, ..Task::default() };
-            let ask = vec![Action::Append(Message::User { text }), Action::Ask { turn: 1 }];
+            let ask = vec![Action::Append(prompt.into()), Action::Ask { turn: 1 }];
             (Phase::Asking(task, Answer::default()), ask)
         }
         (Phase::Idle, Input::Closed) => (Phase::Closed, Vec::new()),

@@ -24,8 +24,8 @@ pub(super) struct PrefixWatch {
     changed: bool,
     /// What the last answer's request held, and when it came.
     cached: Option<(u64, Instant)>,
-    /// Whether older messages left the window since the last request.
-    compacted: bool,
+    /// Why the next request may begin otherwise than the last one.
+    expected: Option<PrefixChange>,
     /// Whether this provider has ever taken anything from a cache.
     caches: bool,
 }
@@ -43,18 +43,18 @@ impl PrefixWatch {
         endpoint: &str,
     ) -> (Prefix, Option<PrefixChange>) {
         let prefix = conversation.prefix(endpoint);
-        let compacted = std::mem::take(&mut self.compacted);
+        let expected = self.expected.take();
         let change = self.sent.as_ref().and_then(|sent| {
             if sent.endpoint != prefix.endpoint {
                 Some(PrefixChange::Model)
             } else if sent.head != prefix.head {
                 Some(PrefixChange::Setup)
-            } else if compacted {
+            } else if expected == Some(PrefixChange::Compaction) {
                 Some(PrefixChange::Compaction)
             } else if conversation.begins_with(sent) {
                 None
             } else {
-                Some(PrefixChange::Unexplained)
+                Some(expected.unwrap_or(PrefixChange::Unexplained))
             }
         });
         self.changed = change.is_some();
@@ -64,7 +64,12 @@ impl PrefixWatch {
 
     /// Older messages left the window: the next request begins otherwise, and not for nothing.
     pub(super) fn compacted(&mut self) {
-        self.compacted = true;
+        self.expected = Some(PrefixChange::Compaction);
+    }
+
+    /// Words stand in the place of an image, because it is gone.
+    pub(super) fn image_lost(&mut self) {
+        self.expected = Some(PrefixChange::ImageLost);
     }
 
     /// An answer tells what its request used. Returns what it should have taken from a cache and

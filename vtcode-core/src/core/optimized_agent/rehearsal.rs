@@ -3,7 +3,7 @@
 
 use super::phase::{Input, Phase, Verdict, step};
 use crate::config::limits::AgentLimits;
-use crate::llm::message::{FinishReason, Part, ToolAnswer, ToolCall, Usage};
+use crate::llm::message::{FinishReason, Part, Prompt, ToolAnswer, ToolCall, Usage};
 
 /// What happens to a session that goes well, written down beforehand.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ impl Rehearsal {
     pub fn new(turns: u32, calls: usize, limits: &AgentLimits) -> Self {
         let limits = AgentLimits { max_turns: turns.saturating_add(1), ..limits.clone() };
         let name = || "read_file".to_owned();
-        let mut inputs = vec![Input::Prompt(String::new())];
+        let mut inputs = vec![Input::Prompt(Prompt::default())];
         let ended =
             |finish| Input::AnswerEnded { finish, usage: Usage::default(), verdict: Verdict::Free };
         for _ in 0..turns {

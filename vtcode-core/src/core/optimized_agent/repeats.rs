@@ -258,7 +258,7 @@ mod tests {
                 Message::Tool { results: vec![answer] },
             ]
         };
-        let mut messages = vec![Message::User { text: "go".into() }];
+        let mut messages = vec![Message::user("go")];
         messages.extend(turn("one"));
         messages.extend(turn("[unchanged since step 1; nothing new has come]\none"));
         let mut repeats = Repeats::after(0, &messages);

@@ -88,7 +88,7 @@ impl SessionReport {
             EventKind::SessionResumed { provider, model, .. } => {
                 self.model = format!("{provider} {model}");
             }
-            EventKind::PromptStarted { text } => self.prompts.push(start_of(text)),
+            EventKind::PromptStarted { text, .. } => self.prompts.push(start_of(text)),
             EventKind::RequestSent { body_bytes, .. } => {
                 self.ledger.sent_bytes += *body_bytes as u64;
             }

@@ -49,6 +49,11 @@ impl Row {
         self
     }
 
+    const fn text_only(mut self) -> Self {
+        self.facts.images = Some(false);
+        self
+    }
+
     const fn unpriced(mut self) -> Self {
         self.facts.price = None;
         self
@@ -104,6 +109,7 @@ const ROWS: &[Row] = &[
     gpt("gpt-5-nano", (400, 128), [0.05, 0.005, 0.4]).thinking(ALL_LEVELS).fixed(),
     gpt("gpt-5", (400, 128), [1.25, 0.125, 10.0]).thinking(ALL_LEVELS).fixed(),
     gpt("o4-mini", (200, 100), [1.1, 0.275, 4.4]).thinking(LEVELS).fixed(),
+    gpt("o3-mini", (200, 100), [1.1, 0.55, 4.4]).thinking(LEVELS).fixed().text_only(),
     gpt("o3", (200, 100), [2.0, 0.5, 8.0]).thinking(LEVELS).fixed(),
     gpt("gpt-4.1-nano", (1047, 32), [0.1, 0.025, 0.4]),
     gpt("gpt-4.1-mini", (1047, 32), [0.4, 0.1, 1.6]),

@@ -200,7 +200,7 @@ impl Attempts {
                 }
                 match self.client.limiter.clone() {
                     Some(limiter) => {
-                        let bytes = self.body.len();
+                        let bytes = self.body.weight();
                         let reserving = async move { limiter.reserve(bytes).await };
                         self.state = State::Reserving(Box::pin(reserving));
                     }

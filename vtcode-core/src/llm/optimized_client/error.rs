@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::llm::message::ImageError;
 use crate::llm::provider::DecodeError;
 
 use super::clocks::Clock;
@@ -130,6 +131,9 @@ pub enum LlmError {
         /// The bound.
         limit_bytes: usize,
     },
+    /// The images of a request cannot be sent; nothing was.
+    #[error(transparent)]
+    Images(#[from] ImageError),
     /// The stream is not what the wire promises, or holds an error.
     #[error(transparent)]
     Stream(#[from] DecodeError),
@@ -180,6 +184,7 @@ impl LlmError {
             | Self::RateLimited { .. }
             | Self::BadRequest { .. }
             | Self::NotAModel { .. }
+            | Self::Images(_)
             | Self::TimedOut { clock: Clock::Connect, .. } => true,
             Self::TimedOut { .. }
             | Self::Server { .. }
@@ -220,6 +225,7 @@ impl LlmError {
             | Self::NotFound { .. }
             | Self::BadRequest { .. }
             | Self::NotAModel { .. }
+            | Self::Images(_)
             | Self::TooLong { .. }
             | Self::Stream(_) => false,
         }

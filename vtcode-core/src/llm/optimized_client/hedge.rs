@@ -105,7 +105,7 @@ impl Second {
             .headers(client.headers.clone())
             .body(outgoing(body.clone()));
         let opening = opening(client.transport.send(request, body.len()));
-        let (limiter, bytes) = (client.limiter.clone(), body.len());
+        let (limiter, bytes) = (client.limiter.clone(), body.weight());
         let opening = Box::pin(async move {
             let Some(limiter) = limiter else { return (None, opening.await) };
             let (reservation, _) = limiter.reserve(bytes).await;

@@ -807,7 +807,7 @@ async fn the_engines_way_sends_its_bytes_and_knows_its_tools() {
     let call = r#"{\"name\":\"read_file\",\"arguments\":{}}"#;
     let server = Server::start([say(call)]).await;
     let client = server.client();
-    let hello = client.provider().unwrap().segment(&Message::User { text: "hi".to_owned() });
+    let hello = client.provider().unwrap().segment(&Message::user("hi"));
     let mut conversation = Conversation::new(Bytes::from_static(b"{\"messages\":["));
     conversation.push(&hello);
     let body = client.provider().unwrap().frame(&conversation);

@@ -17,7 +17,9 @@ use super::{
 };
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::core::conversation::{Conversation, Insert, RequestBody};
-use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
+use crate::llm::message::{
+    Delta, FinishReason, Image, ImageRules, Message, Part, Setup, ToolCall, Usage,
+};
 
 /// The wire format, as one model takes it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +34,9 @@ const CACHE_MARK: &[u8] = br#","cache_control":{"type":"ephemeral"}"#;
 /// How a segment that may carry a mark begins and ends: `"content":[…,{…}]}` is its last field.
 const USER_START: &[u8] = br#"{"role":"user""#;
 const BLOCK_END: &[u8] = b"}]}";
+
+/// The server takes 5 MiB of an image, as base64.
+const IMAGE_BYTES: usize = (5 << 20) / 4 * 3;
 
 /// Marks on messages. Two, as the server looks back only 20 blocks for an older entry: a turn with
 /// many calls would miss it, were the end of the request before not marked too.
@@ -94,7 +99,17 @@ impl Provider for Anthropic {
 
     fn segment(&self, message: &Message) -> Bytes {
         let (role, content) = match message {
-            Message::User { text } => ("user", text_block(text).into_iter().collect()),
+            Message::User { text, images } => {
+                let sent: Vec<_> = images.iter().map(|i| super::sent(i, &self.facts)).collect();
+                // As the documents advise, the words come after what they are about.
+                let mut content: Vec<_> = images
+                    .iter()
+                    .zip(&sent)
+                    .map(|(image, sent)| Block::image(image, sent))
+                    .collect();
+                content.extend(text_block(text));
+                return message_bytes("user", &content);
+            }
             Message::Assistant { parts } => {
                 // Kept alive for the blocks, which borrow them.
                 let inputs: Vec<_> = parts.iter().map(input).collect();
@@ -114,6 +129,10 @@ impl Provider for Anthropic {
             ),
         };
         message_bytes(role, &content)
+    }
+
+    fn images(&self) -> ImageRules {
+        ImageRules { max_bytes: IMAGE_BYTES, ..super::image_rules(&self.facts) }
     }
 
     fn frame(&self, conversation: &Conversation) -> RequestBody {
@@ -243,6 +262,9 @@ enum Block<'a> {
     Text {
         text: &'a str,
     },
+    Image {
+        source: Source<'a>,
+    },
     Thinking {
         thinking: &'a str,
         signature: &'a str,
@@ -262,6 +284,25 @@ enum Block<'a> {
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         is_error: bool,
     },
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    r#type: &'static str,
+    media_type: &'static str,
+    data: &'a str,
+}
+
+impl<'a> Block<'a> {
+    fn image(image: &Image, sent: &'a Result<String, &'static str>) -> Self {
+        match sent {
+            Ok(data) => {
+                let media_type = image.kind().media_type();
+                Self::Image { source: Source { r#type: "base64", media_type, data } }
+            }
+            Err(words) => Self::Text { text: words },
+        }
+    }
 }
 
 fn message_bytes(role: &'static str, content: &[Block<'_>]) -> Bytes {
@@ -626,7 +667,7 @@ mod tests {
     fn empty_texts_are_never_sent() {
         for text in ["", " \n"] {
             let text = text.to_owned();
-            assert!(Anthropic::default().segment(&Message::User { text: text.clone() }).is_empty());
+            assert!(Anthropic::default().segment(&Message::user(text.clone())).is_empty());
             let parts = vec![Part::Text { text: text.clone() }];
             assert!(Anthropic::default().segment(&Message::Assistant { parts }).is_empty());
             let bare = Setup { system: text, tools: Vec::new(), ..setup() };

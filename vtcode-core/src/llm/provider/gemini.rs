@@ -16,7 +16,9 @@ use super::halves::Halves;
 use super::json::{self, Json, Text};
 use super::{DecodeError, Decoder, Provider, appended, name_call, render, reported, seal};
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
-use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
+use crate::llm::message::{
+    Delta, FinishReason, Image, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, Usage,
+};
 
 /// The wire format, as one model takes it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,8 +77,15 @@ impl Provider for Gemini {
 
     fn segment(&self, message: &Message) -> Bytes {
         let (role, parts) = match message {
-            Message::User { text } if text.is_empty() => return Bytes::new(),
-            Message::User { text } => ("user", vec![PastPart::text(text)]),
+            Message::User { text, images } if text.is_empty() && images.is_empty() => {
+                return Bytes::new();
+            }
+            Message::User { text, images } => {
+                let mut parts = Vec::with_capacity(images.len() + 1);
+                parts.extend(images.iter().map(|image| self.image(image)));
+                parts.extend((!text.is_empty()).then(|| PastPart::text(text)));
+                ("user", parts)
+            }
             Message::Assistant { parts } => ("model", past(parts)),
             Message::Tool { results } => ("user", results.iter().map(PastPart::answer).collect()),
         };
@@ -84,6 +93,10 @@ impl Provider for Gemini {
             return Bytes::new();
         }
         render(&Content { role, parts }).into()
+    }
+
+    fn images(&self) -> ImageRules {
+        super::image_rules(&self.facts)
     }
 
     fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
@@ -146,6 +159,16 @@ enum ThinkingConfig {
 }
 
 impl Gemini {
+    fn image(&self, image: &Image) -> PastPart<'static> {
+        match super::sent(image, &self.facts) {
+            Ok(data) => PastPart {
+                inline_data: Some(Inline { mime_type: image.kind().media_type(), data }),
+                ..PastPart::default()
+            },
+            Err(words) => PastPart::text(words),
+        }
+    }
+
     fn generation(&self, setup: &Setup) -> Option<Generation> {
         let facts = &self.facts;
         let schema = setup.answer_schema.as_deref().filter(|_| match facts.answer_schema {
@@ -218,11 +241,20 @@ struct PastPart<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     thought: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    inline_data: Option<Inline>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     function_call: Option<PastCall<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     function_response: Option<Answer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     thought_signature: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inline {
+    mime_type: &'static str,
+    data: String,
 }
 
 #[derive(Serialize)]
@@ -643,10 +675,10 @@ mod tests {
     fn what_is_empty_is_not_sent() {
         let bare = Setup { system: " ".to_owned(), tools: Vec::new(), ..setup() };
         let segments = [
-            Gemini::default().segment(&Message::User { text: String::new() }),
+            Gemini::default().segment(&Message::user(String::new())),
             Gemini::default()
                 .segment(&Message::Assistant { parts: vec![Part::Text { text: String::new() }] }),
-            Gemini::default().segment(&Message::User { text: "hi".to_owned() }),
+            Gemini::default().segment(&Message::user("hi")),
         ];
         assert_eq!(
             body(&Gemini::default(), &Gemini::default().head(&bare), &segments),

@@ -20,7 +20,9 @@ use crate::config::dialect::{
     AnswerSchema, EffortField, IdForm, ModelFacts, OutputLimit, Quirks, SchemaField, Thinking,
     ThinkingBack,
 };
-use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolAnswer, ToolCall, Usage};
+use crate::llm::message::{
+    Delta, FinishReason, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, Usage,
+};
 
 /// The wire format, as one server and one model speak it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,7 +91,18 @@ impl Provider for OpenAiChat {
 
     fn segment(&self, message: &Message) -> Bytes {
         match message {
-            Message::User { text } => render(&Said { role: "user", content: text }).into(),
+            Message::User { text, images } if images.is_empty() => {
+                render(&Said { role: "user", content: text }).into()
+            }
+            Message::User { text, images } => {
+                let mut content = Vec::with_capacity(images.len() + 1);
+                content.extend((!text.is_empty()).then(|| Piece::Text { text: text.into() }));
+                content.extend(images.iter().map(|i| match super::data_url(i, &self.facts) {
+                    Ok(url) => Piece::ImageUrl { image_url: ImageUrl { url } },
+                    Err(words) => Piece::Text { text: words.into() },
+                }));
+                render(&SaidPieces { role: "user", content }).into()
+            }
             Message::Assistant { parts } => self.past(parts),
             Message::Tool { results } => {
                 let mut bytes = Vec::new();
@@ -102,6 +115,10 @@ impl Provider for OpenAiChat {
                 bytes.into()
             }
         }
+    }
+
+    fn images(&self) -> ImageRules {
+        super::image_rules(&self.facts)
     }
 
     fn decoder(&self, tools: &[String]) -> Box<dyn Decoder> {
@@ -201,6 +218,25 @@ struct Function<'a> {
 struct Said<'a> {
     role: &'static str,
     content: &'a str,
+}
+
+/// What a user says in more than words.
+#[derive(Serialize)]
+struct SaidPieces<'a> {
+    role: &'static str,
+    content: Vec<Piece<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Piece<'a> {
+    Text { text: Cow<'a, str> },
+    ImageUrl { image_url: ImageUrl },
+}
+
+#[derive(Serialize)]
+struct ImageUrl {
+    url: String,
 }
 
 #[derive(Serialize)]
@@ -823,7 +859,7 @@ mod tests {
     fn without_system_prompt_and_tools_neither_is_sent() {
         let bare = Setup { system: String::new(), tools: Vec::new(), ..setup() };
         let head = OpenAiChat::default().head(&bare);
-        let hello = OpenAiChat::default().segment(&Message::User { text: "hi".to_owned() });
+        let hello = OpenAiChat::default().segment(&Message::user("hi"));
         assert_eq!(
             body(&OpenAiChat::default(), &head, &[hello]),
             r#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#

@@ -17,7 +17,7 @@ use super::{
     seal,
 };
 use crate::config::dialect::{AnswerSchema, ModelFacts, Thinking};
-use crate::llm::message::{Delta, FinishReason, Message, Part, Setup, ToolCall, Usage};
+use crate::llm::message::{Delta, FinishReason, ImageRules, Message, Part, Setup, ToolCall, Usage};
 
 /// The wire format, as one model takes it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,8 +95,16 @@ impl Provider for OpenAiResponses {
             bytes.extend(render(item));
         };
         match message {
-            Message::User { text } => {
-                push(&Item::Message { role: "user", content: [Content::InputText { text }] });
+            Message::User { text, images } => {
+                let mut content = Vec::with_capacity(images.len() + 1);
+                content.extend(
+                    (images.is_empty() || !text.is_empty()).then_some(Content::InputText { text }),
+                );
+                content.extend(images.iter().map(|i| match super::data_url(i, &self.facts) {
+                    Ok(image_url) => Content::InputImage { image_url, detail: "auto" },
+                    Err(text) => Content::InputText { text },
+                }));
+                push(&Item::Message { role: "user", content });
             }
             Message::Assistant { parts } => past(parts).for_each(|item| push(&item)),
             Message::Tool { results } => {
@@ -107,6 +115,10 @@ impl Provider for OpenAiResponses {
             }
         }
         bytes.into()
+    }
+
+    fn images(&self) -> ImageRules {
+        super::image_rules(&self.facts)
     }
 
     fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
@@ -172,7 +184,7 @@ struct Tool<'a> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Item<'a> {
-    Message { role: &'static str, content: [Content<'a>; 1] },
+    Message { role: &'static str, content: Vec<Content<'a>> },
     Reasoning { summary: Vec<Content<'a>>, encrypted_content: &'a str },
     FunctionCall { call_id: &'a str, name: &'a str, arguments: Cow<'a, str> },
     FunctionCallOutput { call_id: &'a str, output: Cow<'a, str> },
@@ -183,6 +195,7 @@ enum Item<'a> {
 #[allow(clippy::enum_variant_names, reason = "the names are the wire's")]
 enum Content<'a> {
     InputText { text: &'a str },
+    InputImage { image_url: String, detail: &'static str },
     OutputText { text: &'a str },
     SummaryText { text: &'a str },
 }
@@ -199,7 +212,7 @@ fn past(parts: &[Part]) -> impl Iterator<Item = Item<'_>> {
     parts[..end].iter().filter_map(|part| match part {
         Part::Text { text } if text.is_empty() => None,
         Part::Text { text } => {
-            Some(Item::Message { role: "assistant", content: [Content::OutputText { text }] })
+            Some(Item::Message { role: "assistant", content: vec![Content::OutputText { text }] })
         }
         Part::Reasoning { text, signature, .. } => Some(Item::Reasoning {
             summary: if text.is_empty() { vec![] } else { vec![Content::SummaryText { text }] },
@@ -781,7 +794,7 @@ mod tests {
         let (system, session_id) = (String::new(), String::new());
         let bare = Setup { model, system, session_id, tools: Vec::new(), ..setup() };
         let head = OpenAiResponses::default().head(&bare);
-        let hello = OpenAiResponses::default().segment(&Message::User { text: "hi".to_owned() });
+        let hello = OpenAiResponses::default().segment(&Message::user("hi"));
         assert_eq!(
             body(&OpenAiResponses::default(), &head, &[hello]),
             r#"{"model":"gpt-4.1-mini","stream":true,"store":false,"input":[{"type":"message","role":"user","content":[{"type":"input_text","text":"hi"}]}]}"#

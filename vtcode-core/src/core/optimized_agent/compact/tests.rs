@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::limits::Limits;
-use crate::llm::message::ToolCall;
+use crate::llm::message::{Image, ToolCall};
 
 fn user(text: &str) -> Message {
-    Message::User { text: text.to_owned() }
+    Message::user(text)
 }
 
 fn says(text: &str) -> Message {
@@ -117,7 +117,7 @@ fn where_results_are_not_what_fills_it_a_summary_is_made() {
     assert!(matches!(messages[before], Message::Assistant { .. }));
     let view = summed_up(&messages, before, Some(" It is so. "), &["a.rs".to_owned()]);
     assert!(size(&view).input_tokens < size(&messages).input_tokens / 2);
-    let Message::User { text } = &view[0] else { panic!() };
+    let Message::User { text, .. } = &view[0] else { panic!() };
     assert!(text.contains("Files changed so far: a.rs\n\nWhat was found out and done:\nIt is so."));
     assert_eq!(view[1..], messages[before..]);
 }
@@ -133,11 +133,30 @@ fn a_summary_of_a_summary_still_holds_every_prompt() {
         let before = recent(&view).unwrap();
         view = summed_up(&view, before, Some("So far."), &[]);
     }
-    let Message::User { text } = &view[0] else { panic!() };
+    let Message::User { text, .. } = &view[0] else { panic!() };
     for prompt in ["first = prompt = of all", "second\n\nwith a blank", "third"] {
         assert_eq!(text.matches(prompt).count(), 1, "{text}");
     }
     assert_eq!(text.matches(SUMMARY_START).count(), 1);
+}
+
+#[test]
+fn an_image_weighs_little_and_leaves_words_in_a_summary() {
+    let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+    png.resize(1 << 20, 0);
+    let image = Image::new(png).unwrap();
+    let shown = Message::User { text: "look".to_owned(), images: vec![image.clone(), image] };
+    assert_eq!(bytes(&shown), 4 + 2 * 6400);
+    let messages = [vec![shown], step(&[300]).to_vec(), vec![user("and?")], step(&[300]).to_vec()];
+    let messages = messages.concat();
+    let view = summed_up(&messages, 3, Some("A red button."), &[]);
+    assert!(view[0].images().is_empty());
+    let Message::User { text, .. } = &view[0] else { panic!() };
+    assert!(text.contains("look\n[images stood here and left to save room"), "{text}");
+    // What is summed up once more does not tell of them twice.
+    let view = summed_up(&[&view[..], &step(&[300])].concat(), 2, Some("Red."), &[]);
+    let Message::User { text, .. } = &view[0] else { panic!() };
+    assert_eq!(text.matches("images stood here").count(), 1, "{text}");
 }
 
 #[test]
@@ -147,7 +166,7 @@ fn prompts_of_any_length_leave_room() {
         .collect();
     let view = summed_up(&long, 198, None, &[]);
     assert!(bytes(&view[0]) < 2 * PROMPTS_BYTES, "{}", bytes(&view[0]));
-    let Message::User { text } = &view[0] else { panic!() };
+    let Message::User { text, .. } = &view[0] else { panic!() };
     assert!(text.contains("98 wörd") && text.contains("[… older ones left out]"));
     assert!(text.contains("No summary could be made. 0 tool calls"));
 }

@@ -31,9 +31,18 @@ impl Run<'_> {
         let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
         if let Some(change) = change {
             self.tell(EventKind::PrefixChanged { change });
-            if change == PrefixChange::Unexplained {
-                let message = "this request does not begin as the one before it did; that is a \
-                               fault of VT Code";
+            let message = match change {
+                PrefixChange::Unexplained => {
+                    "this request does not begin as the one before it did; that is a fault of VT \
+                     Code"
+                }
+                PrefixChange::ImageLost => {
+                    "an image of this session is gone from its folder; the model reads words in its \
+                     place"
+                }
+                _ => "",
+            };
+            if !message.is_empty() {
                 self.tell(EventKind::Warning { message: message.to_owned() });
             }
         }
@@ -85,7 +94,7 @@ impl Run<'_> {
              one JSON value that fits the schema, with nothing before or behind it."
         );
         if let EventKind::AnswerSentBack { text } = self.tell(EventKind::AnswerSentBack { text }) {
-            self.append(&Message::User { text });
+            self.append(&Message::user(text));
         }
     }
 
@@ -106,15 +115,15 @@ impl Run<'_> {
 
     /// Sends a request once the answer before is over.
     pub(super) fn send_body(&mut self, body: RequestBody) -> Option<usize> {
-        let body_bytes = body.len();
+        let (body_bytes, weight) = (body.len(), body.weight());
         if !self.room_for_answer() {
             return None;
         }
-        if let Some(limit) = self.budget.passed_by(body_bytes, &self.engine.limits) {
+        if let Some(limit) = self.budget.passed_by(weight, &self.engine.limits) {
             self.stop(Stop::Limit(limit));
             return None;
         }
-        self.budget.sends(body_bytes);
+        self.budget.sends(weight);
         self.unfinished.clear();
         self.said.clear();
         self.usage = Usage::default();

@@ -9,7 +9,7 @@ use super::super::compact::{self, Fit, Size};
 use super::super::phase::{Failure, FailureKind, Input, Stop};
 use super::super::repeats::Repeats;
 use super::super::sum_changes;
-use super::Run;
+use super::{Run, rendering};
 use crate::core::conversation::RequestBody;
 use crate::core::event::{CompactionCause, EventKind};
 use crate::core::journal::Journal;
@@ -48,7 +48,7 @@ impl Run<'_> {
     /// that the provider has all the rest in its cache.
     pub(super) async fn sum_up(&mut self) {
         self.drain().await;
-        let ask = self.provider.segment(&Message::User { text: compact::ASK.to_owned() });
+        let ask = self.provider.segment(&Message::user(compact::ASK));
         let mut asking = self.conversation.clone();
         asking.push(&ask);
         let body = self.provider.frame(&asking);
@@ -109,12 +109,13 @@ impl Run<'_> {
         // What is on its way to the disk is of the conversation as it was.
         self.take_stored(true).await;
         let mut conversation = self.conversation.anew();
+        let folder = self.journal.as_ref().map(Journal::dir);
         for message in &view {
-            conversation.push(&self.provider.segment(message));
+            rendering::push(&mut conversation, self.provider, folder, message);
         }
         self.conversation = conversation;
         self.compacted_at = Some(self.conversation.messages());
-        let bytes = self.frame().len();
+        let bytes = self.frame().weight();
         self.budget.resized(bytes);
         self.prefixes.compacted();
         // As a later run would know it, which begins to read here.
@@ -148,7 +149,7 @@ impl Run<'_> {
 
     /// Returns how large the next request would be.
     fn size(&self) -> Size {
-        let bytes = self.frame().len();
+        let bytes = self.frame().weight();
         let Usage { input_tokens, .. } = self.budget.guess(bytes as u64);
         Size { bytes, input_tokens }
     }

@@ -111,7 +111,7 @@ impl Checker {
         if *phase == Phase::Idle {
             inputs.push(Input::Closed);
             if world.prompts < self.bounds.prompts {
-                inputs.push(Input::Prompt("go".to_owned()));
+                inputs.push(Input::Prompt("go".into()));
             }
         }
         if let Some(said) = world.stream.as_ref().filter(|_| world.summing_up) {
@@ -170,9 +170,10 @@ impl Checker {
     ) -> (Phase, World, Vec<EventKind>) {
         let was_idle = phase == Phase::Idle;
         match &input {
-            Input::Prompt(text) => {
+            Input::Prompt(Prompt { text, images }) => {
                 world.prompts += 1;
-                events.push(EventKind::PromptStarted { text: text.clone() });
+                let (text, images) = (text.clone(), images.clone());
+                events.push(EventKind::PromptStarted { text, images });
             }
             Input::Part(part) => {
                 world.stream.as_mut().unwrap().push(part.clone());
@@ -213,7 +214,7 @@ impl Checker {
             match action {
                 Action::Append(message) => world.conversation.push(message.clone()),
                 Action::SendBack(text) => {
-                    world.conversation.push(Message::User { text: text.clone() });
+                    world.conversation.push(Message::user(text.clone()));
                     events.push(EventKind::AnswerSentBack { text: text.clone() });
                 }
                 Action::Ask { turn } => {
@@ -358,7 +359,7 @@ impl Checker {
         match phase {
             Phase::Asking(..) => {}
             Phase::SummingUp(..) => {
-                late.extend([Input::Overfull, Input::Closed, Input::Prompt("late".to_owned())]);
+                late.extend([Input::Overfull, Input::Closed, Input::Prompt("late".into())]);
             }
             Phase::Idle | Phase::Working(..) => late.extend(said()),
             Phase::Stopping(..) => {
@@ -369,7 +370,7 @@ impl Checker {
             Phase::Closed => {
                 late.extend(said());
                 late.push(Input::Stop(Stop::Interrupted));
-                late.push(Input::Prompt("late".to_owned()));
+                late.push(Input::Prompt("late".into()));
                 late.push(Input::Closed);
             }
         }
@@ -474,7 +475,7 @@ fn a_summary_takes_the_place_of_what_came_before_whatever_becomes_of_it() {
 /// Steps through inputs and returns the phase and all actions.
 fn run(limits: &AgentLimits, inputs: impl IntoIterator<Item = Input>) -> (Phase, Vec<Action>) {
     let (mut phase, mut all) = (Phase::Idle, Vec::new());
-    for input in std::iter::once(Input::Prompt("go".to_owned())).chain(inputs) {
+    for input in std::iter::once(Input::Prompt("go".into())).chain(inputs) {
         let (next, actions) = step(phase, input, limits);
         phase = next;
         all.extend(actions);

@@ -1,9 +1,10 @@
 //! `@file` in a prompt: the words and the workspace come in, the words with the files' texts behind
-//! them go out.
+//! them go out, and the images among the files beside them.
 //! What names no file stays as it was written; nothing outside the workspace is read.
 
 use std::io::{self, Read as _};
 
+use crate::llm::message::{Image, ImageError, ImageKind, ImageRules, Prompt};
 use crate::safety::workspace::{EntryKind, Folder, Workspace, WorkspacePath};
 use crate::tools::builtin::lines::first;
 
@@ -17,8 +18,8 @@ const FOLDER_NAMES: usize = 200;
 /// A prompt whose mentions were followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expanded {
-    /// The words, then each mentioned file.
-    pub text: String,
+    /// The words, then each mentioned file; the images among these beside them.
+    pub prompt: Prompt,
     /// The files that were attached, as they were named.
     pub attached: Vec<String>,
     /// What looks like a file and is none that can be read, with the reason.
@@ -28,11 +29,11 @@ pub struct Expanded {
 /// Follows each `@path`, `@path:10`, `@path:10-40` and `@"a path"` of a prompt into the workspace.
 /// A mention begins the prompt or stands behind a blank or an opening bracket, so that addresses
 /// of people are left alone.
-pub fn expand(prompt: &str, workspace: &Workspace) -> Expanded {
-    let mut expanded =
-        Expanded { text: prompt.to_owned(), attached: Vec::new(), missed: Vec::new() };
+pub fn expand(prompt: Prompt, workspace: &Workspace, rules: &ImageRules) -> Expanded {
+    let words = prompt.text.clone();
+    let mut expanded = Expanded { prompt, attached: Vec::new(), missed: Vec::new() };
     let mut left = PROMPT_BYTES;
-    for mention in mentions(prompt) {
+    for mention in mentions(&words) {
         let Some((name, path, lines)) = mention.candidates().find_map(|(name, lines)| {
             let path = workspace.resolve(name).ok()?;
             path.exists().is_ok_and(|exists| exists).then_some((name, path, lines))
@@ -46,11 +47,22 @@ pub fn expand(prompt: &str, workspace: &Workspace) -> Expanded {
         if expanded.attached.contains(&shown) {
             continue;
         }
-        match attach(&path, lines, left.min(FILE_BYTES)) {
-            Ok(block) => {
+        let images = &mut expanded.prompt.images;
+        match attach(&path, lines, left.min(FILE_BYTES), rules) {
+            Ok(Attached::Text(block)) => {
                 left = left.saturating_sub(block.len());
-                expanded.text.push_str(&block);
+                expanded.prompt.text.push_str(&block);
                 expanded.attached.push(shown);
+            }
+            Ok(Attached::Image(image)) => {
+                images.push(image);
+                match rules.check(images) {
+                    Ok(()) => expanded.attached.push(shown),
+                    Err(why) => {
+                        images.pop();
+                        expanded.missed.push(format!("`@{name}` cannot be attached: {why}"));
+                    }
+                }
             }
             Err(why) => expanded.missed.push(format!("`@{name}` cannot be attached: {why}")),
         }
@@ -130,15 +142,43 @@ fn mentions(prompt: &str) -> Vec<Mention<'_>> {
     found
 }
 
-fn attach(path: &WorkspacePath, lines: Lines, most: usize) -> Result<String, String> {
+/// What a mention adds to a prompt.
+enum Attached {
+    Text(String),
+    Image(Image),
+}
+
+fn attach(
+    path: &WorkspacePath,
+    lines: Lines,
+    most: usize,
+    rules: &ImageRules,
+) -> Result<Attached, String> {
     if let Ok(open) = path.open_folder() {
-        return folder(path, &open).map_err(|error| path.explain(&error).to_string());
+        let names = folder(path, &open).map_err(|error| path.explain(&error).to_string());
+        return names.map(Attached::Text);
     }
-    let (file, _) = path.open_file().map_err(|error| path.explain(&error).to_string())?;
+    let (mut file, about) = path.open_file().map_err(|error| path.explain(&error).to_string())?;
     let mut bytes = Vec::new();
     // A range may lie deep in a file, but a prompt is no place for reading gigabytes.
     let read = if lines.is_some() { 16 * 1024 * 1024 } else { most as u64 + 1 };
-    file.take(read).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let start = (&mut file).take(16).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if lines.is_none() && ImageKind::of(&bytes).is_some() {
+        let limit_bytes = rules.max_bytes;
+        let too_large = |bytes| ImageError::TooLarge { bytes, limit_bytes }.to_string();
+        if about.len() > limit_bytes as u64 {
+            return Err(too_large(about.len()));
+        }
+        let rest = (limit_bytes as u64 + 1).saturating_sub(start as u64);
+        file.take(rest).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        if bytes.len() > limit_bytes {
+            return Err(too_large(bytes.len() as u64));
+        }
+        return Image::new(bytes).map(Attached::Image).map_err(|error| error.to_string());
+    }
+    file.take(read.saturating_sub(start as u64))
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
     if bytes.contains(&0) {
         return Err("it is no text".to_owned());
     }
@@ -159,7 +199,7 @@ fn attach(path: &WorkspacePath, lines: Lines, most: usize) -> Result<String, Str
         if shown.len() < text.len() { "[… cut here; read_file has the rest]\n" } else { "" };
     let line_end = if shown.ends_with('\n') || shown.is_empty() { "" } else { "\n" };
     let name = mention_name(&path.display(), lines);
-    Ok(format!("\n\n<file path={name:?}>\n{shown}{line_end}{cut}</file>"))
+    Ok(Attached::Text(format!("\n\n<file path={name:?}>\n{shown}{line_end}{cut}</file>")))
 }
 
 fn folder(path: &WorkspacePath, folder: &Folder) -> io::Result<String> {
@@ -191,6 +231,13 @@ mod tests {
         std::fs::create_dir_all(root.join("src/deep")).unwrap();
         std::fs::write(root.join("src/a.rs"), "one\ntwo\nthree\nfour").unwrap();
         std::fs::write(root.join("src/a b.txt"), "blank\n").unwrap();
+        std::fs::write(root.join("a.png"), b"\x89PNG\r\n\x1a\n\0rest").unwrap();
+        std::fs::write(root.join("b.png"), "words").unwrap();
+        std::fs::write(
+            root.join("large.png"),
+            [b"\x89PNG\r\n\x1a\n".as_slice(), &[0; 1000]].concat(),
+        )
+        .unwrap();
         std::fs::write(root.join("picture"), b"\0\x01").unwrap();
         std::fs::write(root.join("long.txt"), "wörds ".repeat(20_000)).unwrap();
         std::fs::write(scratch.path().join("secret.txt"), "outside").unwrap();
@@ -201,7 +248,8 @@ mod tests {
 
     fn expanded(prompt: &str) -> Expanded {
         let (_scratch, workspace) = workspace();
-        expand(prompt, &workspace)
+        let rules = ImageRules { taken: true, max_bytes: 1000 };
+        expand(prompt.into(), &workspace, &rules)
     }
 
     #[test]
@@ -209,7 +257,7 @@ mod tests {
         let got = expanded("Look at @src/a.rs, and (@src/a.rs:2-3).");
         assert_eq!(got.attached, ["src/a.rs", "src/a.rs:2-3"]);
         assert_eq!(
-            got.text,
+            got.prompt.text,
             "Look at @src/a.rs, and (@src/a.rs:2-3).\n\n<file path=\"src/a.rs\">\none\ntwo\n\
              three\nfour\n</file>\n\n<file path=\"src/a.rs:2-3\">\ntwo\nthree\n</file>"
         );
@@ -225,7 +273,7 @@ mod tests {
         assert_eq!(attached("@src/a.rs:4."), ["src/a.rs:4-4"]);
         assert_eq!(attached("@\"src/a b.txt\""), ["src/a b.txt"]);
         assert_eq!(attached("@src @src @src/deep"), ["src", "src/deep"]);
-        assert!(expanded("@src").text.contains("a b.txt\na.rs\ndeep/\nlink.txt\n"));
+        assert!(expanded("@src").prompt.text.contains("a b.txt\na.rs\ndeep/\nlink.txt\n"));
     }
 
     #[test]
@@ -233,7 +281,10 @@ mod tests {
         for words in ["mail me@src/a.rs", "ask @someone", "@", "a @ b", "@\"", "@@", "@override fn"]
         {
             let got = expanded(words);
-            assert_eq!((got.text.as_str(), got.attached.len(), got.missed.len()), (words, 0, 0));
+            assert_eq!(
+                (got.prompt.text.as_str(), got.attached.len(), got.missed.len()),
+                (words, 0, 0)
+            );
         }
     }
 
@@ -241,7 +292,7 @@ mod tests {
     fn what_cannot_be_attached_is_told() {
         let missed = |prompt: &str| {
             let got = expanded(prompt);
-            assert_eq!((got.text.as_str(), got.attached.len()), (prompt, 0), "{prompt}");
+            assert_eq!((got.prompt.text.as_str(), got.attached.len()), (prompt, 0), "{prompt}");
             got.missed.join("; ")
         };
         assert_eq!(missed("@src/none.rs"), "`@src/none.rs` is no file here");
@@ -253,12 +304,39 @@ mod tests {
     }
 
     #[test]
+    fn an_image_goes_beside_the_words() {
+        let got = expanded("Look at @a.png, @b.png and @a.png.");
+        assert_eq!(got.attached, ["a.png", "b.png"]);
+        assert_eq!((got.prompt.images.len(), got.prompt.images[0].len()), (1, 13));
+        // What is named like one and is none is what it is.
+        assert_eq!(
+            got.prompt.text,
+            "Look at @a.png, @b.png and @a.png.\n\n<file path=\"b.png\">\nwords\n</file>"
+        );
+        let got = expanded("@large.png @a.png:3");
+        assert_eq!((got.attached.len(), got.prompt.images.len()), (0, 0));
+        assert_eq!(
+            got.missed,
+            [
+                "`@large.png` cannot be attached: it has 1008 bytes and an image may have 1000 bytes: \
+                 scale it down",
+                "`@a.png` cannot be attached: it is no text"
+            ]
+        );
+        let (_scratch, workspace) = workspace();
+        let rules = ImageRules { taken: false, max_bytes: 1000 };
+        let got = expand("@a.png".into(), &workspace, &rules);
+        assert!(got.prompt.images.is_empty());
+        assert!(got.missed[0].contains("reads no images"), "{:?}", got.missed);
+    }
+
+    #[test]
     fn a_prompt_never_grows_beyond_its_bound() {
         let got = expanded("@long.txt");
-        assert!(got.text.len() < FILE_BYTES + 200);
-        assert!(got.text.ends_with("\n[… cut here; read_file has the rest]\n</file>"));
+        assert!(got.prompt.text.len() < FILE_BYTES + 200);
+        assert!(got.prompt.text.ends_with("\n[… cut here; read_file has the rest]\n</file>"));
         let ranges: Vec<_> = (1..=10).map(|n| format!("@long.txt:1-{n}")).collect();
         let got = expanded(&ranges.join(" "));
-        assert!(got.text.len() < PROMPT_BYTES + 2000, "{}", got.text.len());
+        assert!(got.prompt.text.len() < PROMPT_BYTES + 2000, "{}", got.prompt.text.len());
     }
 }

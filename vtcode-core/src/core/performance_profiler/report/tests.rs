@@ -61,7 +61,7 @@ fn prompt(tool: &str) -> Vec<(u64, EventKind)> {
     let counted = ToolCount { name: tool.to_owned(), ran: 2, failed: 1, ..ToolCount::default() };
     let counts = ToolCounts { cache_hits: 3, tools: vec![counted], ..ToolCounts::default() };
     vec![
-        (0, EventKind::PromptStarted { text: HOSTILE.to_owned() }),
+        (0, EventKind::PromptStarted { text: HOSTILE.to_owned(), images: Vec::new() }),
         (2, sent(1)),
         (30, attempt(1, Outcome::Stalled)),
         (30, EventKind::Retry { attempt: 2, wait: ms(5), cause: HOSTILE.to_owned() }),

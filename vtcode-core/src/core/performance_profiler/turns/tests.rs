@@ -17,7 +17,7 @@ fn turns(events: impl IntoIterator<Item = (u64, EventKind)>) -> Turns {
 }
 
 fn prompt() -> EventKind {
-    EventKind::PromptStarted { text: String::new() }
+    EventKind::PromptStarted { text: String::new(), images: Vec::new() }
 }
 
 fn sent(turn: u32) -> EventKind {

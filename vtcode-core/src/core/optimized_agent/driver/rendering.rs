@@ -1,0 +1,40 @@
+//! Messages on their way into the conversation: rendered once, with the bytes of their images, which
+//! lie in the session's folder where the message holds only a reference.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::core::conversation::Conversation;
+use crate::core::journal::load_images;
+use crate::llm::message::{Images, Message};
+use crate::llm::provider::Provider;
+
+/// Returns a message as the wire sends it, and the images in it.
+pub(super) fn rendered(provider: &dyn Provider, message: &Message) -> (Bytes, Images) {
+    let mut images = Images::default();
+    if provider.images().taken {
+        let sent = message.images().iter().filter(|image| image.data().is_some());
+        sent.for_each(|image| images += Images::of(std::slice::from_ref(image)));
+    }
+    (provider.segment(message), images)
+}
+
+/// Adds a message to a conversation; returns how many of its images are gone from the folder.
+pub(super) fn push(
+    conversation: &mut Conversation,
+    provider: &dyn Provider,
+    folder: Option<&Path>,
+    message: &Message,
+) -> usize {
+    let mut message = Cow::Borrowed(message);
+    let lacks = |message: &Message| message.images().iter().any(|image| image.data().is_none());
+    let gone = match folder {
+        Some(folder) if lacks(&message) => load_images(folder, message.to_mut()),
+        _ => message.images().iter().filter(|image| image.data().is_none()).count(),
+    };
+    let (segment, images) = rendered(provider, &message);
+    conversation.push_with(&segment, images);
+    gone
+}
