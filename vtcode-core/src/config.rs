@@ -9,4 +9,5 @@ pub mod layers;
 pub mod limits;
 pub mod named;
 pub mod optimization;
+pub mod reload;
 pub mod safety;

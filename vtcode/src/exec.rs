@@ -12,6 +12,7 @@ use vtcode_core::config::env::Env;
 use vtcode_core::config::files;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::config::limits::Price;
+use vtcode_core::config::reload::Reload;
 use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
 use vtcode_core::core::optimized_agent::{
@@ -33,6 +34,7 @@ use crate::images;
 use crate::json::{JsonLines, Lost};
 use crate::perf;
 use crate::regressions;
+use crate::reread;
 use crate::setup;
 use crate::terminal::{Screen, Terminal, clean, file_change, span};
 
@@ -51,6 +53,8 @@ pub(crate) struct Session {
     pub(crate) entry: SessionEntry,
     /// What the last answer must be.
     pub(crate) answer_schema: Option<AnswerSchema>,
+    /// Looks whether the user's settings have changed.
+    pub(crate) reload: Option<Reload>,
 }
 
 /// How a run tells what happens.
@@ -82,7 +86,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             check_output(&args.common)?;
             let answer_schema = read_schema(&args.common)?;
             let images = images::read(&args.common.image)?;
-            let mut settings = setup::settings(&cwd, Some(&args.common), &env)?;
+            let (mut settings, reload) = setup::reloadable(&cwd, Some(&args.common), &env)?;
             let endpoint = discover::endpoint(&settings, &env).await?;
             setup::settle(&mut settings, &endpoint)?;
             let (client, add_dirs) = (setup::client(endpoint, &settings, &env)?, add_dirs?);
@@ -94,7 +98,7 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
                 begin(cwd, add_dirs, client, settings, &its_env)
             });
             let session = session.await??;
-            let session = Session { answer_schema, ..session };
+            let session = Session { answer_schema, reload: Some(reload), ..session };
             let prompt = with_files(prompt, images, &session)?;
             Box::pin(drive(session, prompt, args.common, &env)).await
         }),
@@ -280,6 +284,7 @@ pub(crate) fn begin(
         sent: None,
         entry,
         answer_schema: None,
+        reload: None,
     })
 }
 
@@ -306,7 +311,7 @@ async fn go_on(
 ) -> anyhow::Result<Session> {
     let (mut journal, replay) = sessions.resume(id)?;
     let mut header = replay.header.clone().context("the journal has no header")?;
-    let mut settings = setup::settings(&header.cwd, Some(common), env)?;
+    let (mut settings, reload) = setup::reloadable(&header.cwd, Some(common), env)?;
     // All stays as it was unless the command line says otherwise. Another provider has other
     // models and another address; a server that moved has not.
     if common.provider.as_ref().is_none_or(|provider| *provider == header.provider) {
@@ -369,6 +374,7 @@ async fn go_on(
         sent,
         entry,
         answer_schema: None,
+        reload: Some(reload),
     })
 }
 
@@ -445,7 +451,10 @@ pub(crate) async fn drive(
         let report = perf::of_session(&sessions, &id);
         for path in &common.profile_out {
             let report = report.as_ref().map_err(|e| anyhow::anyhow!("no profile: {e:#}"));
-            written = written.and(report.and_then(|report| perf::write(report, path)));
+            // The work is done, whether or not it can be looked at.
+            if let Err(error) = report.and_then(|report| perf::write(report, path)) {
+                note(&format!("{error:#}"));
+            }
         }
     }
     match outcome.end.as_ref() {
@@ -482,14 +491,18 @@ pub(crate) async fn work(
         settings,
         sessions,
         journal,
-        workspace: _,
+        workspace,
         registry,
         preimages,
         messages,
         sent,
         mut entry,
         answer_schema,
+        reload,
     } = session;
+    let endpoint = client.endpoint()?;
+    let reread =
+        reload.and_then(|reload| reread::before_turns(reload, endpoint, &workspace, &registry));
     let kept = Arc::clone(&preimages);
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(registry));
     let measured = settings.optimization.profiling.enabled;
@@ -520,6 +533,9 @@ pub(crate) async fn work(
 
     if let Some(schema) = answer_schema {
         engine = engine.with_answer_schema(schema);
+    }
+    if let Some(reread) = reread {
+        engine = engine.with_reread(reread);
     }
     if let Some(confirm) = approval::confirm_on_terminal(settings.safety.approval) {
         engine = engine.with_confirm(confirm);

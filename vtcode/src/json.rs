@@ -107,6 +107,9 @@ impl JsonLines {
             EventKind::Warning { message } => {
                 self.print(&json!({"type": "error", "message": message}));
             }
+            EventKind::SettingsChanged { message } => {
+                self.print(&json!({"type": "settings.changed", "message": message}));
+            }
             EventKind::PromptFinished { usage } => {
                 self.print(&json!({"type": "turn.completed", "usage": tokens(*usage)}));
             }

@@ -23,6 +23,7 @@ mod perf;
 mod policy;
 mod regressions;
 mod replay;
+mod reread;
 mod sessions;
 mod setup;
 mod terminal;

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use vtcode_core::config::endpoint::Endpoint;
 use vtcode_core::config::env::Env;
-use vtcode_core::config::files;
 use vtcode_core::config::layers::Settings;
+use vtcode_core::config::reload::Reload;
 use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::memory_pool::global_pool;
@@ -30,14 +30,24 @@ use crate::exit::Usage;
 
 /// Returns the settings for a workspace.
 pub(crate) fn settings(cwd: &Path, common: Option<&Common>, env: &Env) -> anyhow::Result<Settings> {
+    Ok(reloadable(cwd, common, env)?.0)
+}
+
+/// Returns the settings for a workspace, and what looks whether they have changed.
+pub(crate) fn reloadable(
+    cwd: &Path,
+    common: Option<&Common>,
+    env: &Env,
+) -> anyhow::Result<(Settings, Reload)> {
     let command_line = common.map(command_line).unwrap_or_default();
-    let mut settings = files::settings(cwd, command_line, env)?;
+    let reload = Reload::begin(cwd, command_line, env)?;
+    let mut settings = reload.settings().clone();
     settings.safety.unleashed = common.is_some_and(|common| common.yolo);
     // A rule that cannot be used is told at the start, whatever the run would have done.
     Policy::new(&settings.safety.permissions)?;
     // The pool is the process's, not a session's.
     global_pool().set_limits(settings.limits.pool);
-    Ok(settings)
+    Ok((settings, reload))
 }
 
 fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {

@@ -96,6 +96,9 @@ impl Terminal {
                 };
                 self.line(Style::Dim, &format!("… {what}: {before} → {after} tokens"));
             }
+            EventKind::SettingsChanged { message } => {
+                self.line(Style::Dim, &format!("… settings: {message}"));
+            }
             EventKind::Warning { message } => self.line(Style::Red, &format!("! {message}")),
             // The answer that was held was not the last one, or is all that there is.
             EventKind::RequestSent { .. } | EventKind::PromptFailed { .. } => self.release(),

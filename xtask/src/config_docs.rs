@@ -60,6 +60,12 @@ A value comes from the last of these layers that names it:
 `vtcode config show` prints every value and the layer it came from, `vtcode config check` reads the files and runs
 nothing, `vtcode config init` writes a file of comments to begin with. A key that does not exist and a value that does not fit are errors that say what was meant.
 [vtcode.toml.example](../vtcode.toml.example) holds every key with its default, ready to copy.
+
+While a session runs, your own file is looked at before each turn (a `stat`; it is read when it has changed). A key whose change holds *at
+once* is taken over then, any other from the next run on, and the session says which, once. A file that cannot be used is told once and what
+held before still does. No other layer is read again: a workspace's file cannot change anything in the middle of a session, and above your
+own file it keeps what it said at the beginning. Where the session itself could write your file (`--sandbox off`, or it lies in the folder that
+is worked in), it is not read again: a model must not raise its own limits.
 ";
 
 fn reference() -> String {
@@ -70,16 +76,17 @@ fn reference() -> String {
         } else {
             let _ = write!(text, "\n## `[{table}]`\n\n");
         }
-        text.push_str("| key | meaning | value | default | variable |\n|---|---|---|---|---|\n");
+        text.push_str("| key | meaning | value | default | variable | a change holds |\n|---|---|---|---|---|---|\n");
         for (name, key) in keys {
             let whose = if key.workspace { "" } else { " (not in a workspace's file)" };
             let meaning = key.doc.replace('|', "\\|");
             let default = key.shipped_toml().map_or_else(|| key.shipped(), |v| format!("`{v}`"));
             let variable = key.env.map_or_else(String::new, |name| format!("`{name}`"));
             let wanted = key.wanted();
+            let holds = if key.is_live() { "**at once**" } else { "next run" };
             let _ = writeln!(
                 text,
-                "| `{name}` | {meaning}{whose} | {wanted} | {default} | {variable} |"
+                "| `{name}` | {meaning}{whose} | {wanted} | {default} | {variable} | {holds} |"
             );
         }
     }

@@ -40,13 +40,25 @@ pub fn settings(
     command_line: Vec<(&'static str, String, &'static str)>,
     env: &Env,
 ) -> Result<Settings, SettingsError> {
-    let user_file = env.config_dir().map(|dir| dir.join(NAME));
-    let sources = Sources {
-        user_file: user_file.map(read).transpose()?.flatten(),
+    Ok(Settings::resolve(&sources(folder, command_line, env)?, env)?)
+}
+
+/// Reads what the settings are made of.
+pub(super) fn sources(
+    folder: &Path,
+    command_line: Vec<(&'static str, String, &'static str)>,
+    env: &Env,
+) -> Result<Sources, SettingsError> {
+    Ok(Sources {
+        user_file: user_file(env).map(read).transpose()?.flatten(),
         workspace_file: read(inside(folder)?)?,
         command_line,
-    };
-    Ok(Settings::resolve(&sources, env)?)
+    })
+}
+
+/// Returns where the user's own file is, whether it is there or not.
+pub(super) fn user_file(env: &Env) -> Option<PathBuf> {
+    env.config_dir().map(|dir| dir.join(NAME))
 }
 
 /// What the file of the user's keys is called.
@@ -84,7 +96,7 @@ fn inside(folder: &Path) -> Result<PathBuf, SettingsError> {
     }
 }
 
-fn read(path: PathBuf) -> Result<Option<(PathBuf, String)>, SettingsError> {
+pub(super) fn read(path: PathBuf) -> Result<Option<(PathBuf, String)>, SettingsError> {
     let cannot = |why: String| SettingsError::Unreadable { path: path.clone(), why };
     match std::fs::metadata(&path) {
         // To open a pipe would wait for its writer.

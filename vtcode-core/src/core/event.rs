@@ -379,6 +379,11 @@ pub enum EventKind {
         /// The words.
         message: String,
     },
+    /// The user's own settings changed while the session runs, and what of it holds from now on.
+    SettingsChanged {
+        /// The words.
+        message: String,
+    },
     /// What became of all model requests of the run so far; told before a prompt's end.
     ClientCounts {
         /// The counts.
@@ -473,6 +478,12 @@ pub struct ClientCounts {
     /// 99 of 100 did.
     #[serde(rename = "first_byte_p99_us", with = "micros")]
     pub first_byte_p99: Duration,
+    /// How often the answers on the disk could not be read or kept.
+    #[serde(default)]
+    pub disk_failures: u64,
+    /// Requests whose place in the rate limits other runs could not see.
+    #[serde(default)]
+    pub limits_unshared: u64,
 }
 
 /// What became of tool calls, added up.
@@ -490,6 +501,9 @@ pub struct ToolCounts {
     pub stale_rejected: u64,
     /// Calls refused because too many waited.
     pub overloaded: u64,
+    /// Tools that the catalog did not take.
+    #[serde(default)]
+    pub not_taken: u64,
     /// How many batches of each size ran, from 1; the last counts all larger ones, too.
     pub batch_sizes: Vec<u64>,
     /// Each tool that was called.
@@ -529,7 +543,6 @@ impl EventKind {
                 | Self::ReasoningDelta { .. }
                 | Self::ToolProgress { .. }
                 | Self::Compacting { .. }
-                | Self::ClientCounts { .. }
                 | Self::ModelWaiting { .. }
         )
     }

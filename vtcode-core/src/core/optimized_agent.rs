@@ -85,6 +85,7 @@ pub struct OptimizedAgentEngine {
     cancel: CancellationToken,
     sinks: Vec<Sink>,
     confirm: Option<Confirm>,
+    reread: Option<Reread>,
     memory: MemoryBudget,
     answer_schema: Option<AnswerSchema>,
     prompts: Mutex<Option<mpsc::Sender<(Prompt, Charge)>>>,
@@ -98,6 +99,21 @@ type Sink = Arc<dyn Fn(&Event) + Send + Sync>;
 /// Asks somebody whether a session that gets nowhere should go on; the text says why it is asked.
 /// Who drops the future withdraws the question.
 pub type Confirm = Arc<dyn Fn(String) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+
+/// Says, before a turn begins, what of the session's settings has changed since it last did; none
+/// when nothing did. Called on the engine's own task: it is to be quick.
+pub type Reread = Arc<dyn Fn() -> Option<Changed> + Send + Sync>;
+
+/// Settings that changed while a session runs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changed {
+    /// What the session may use from now on, if that is different.
+    pub limits: Option<AgentLimits>,
+    /// What is different, in words.
+    pub notes: Vec<String>,
+    /// What could not be taken over, in words.
+    pub warnings: Vec<String>,
+}
 
 /// What a run takes over when it starts.
 struct Begin {
@@ -173,6 +189,7 @@ impl OptimizedAgentEngine {
             cancel: CancellationToken::new(),
             sinks: Vec::new(),
             confirm: None,
+            reread: None,
             answer_schema: None,
             prompts: Mutex::new(Some(sender)),
             begin: Mutex::new(Some(begin)),
@@ -241,6 +258,13 @@ impl OptimizedAgentEngine {
         self
     }
 
+    /// Asks before each turn whether settings have changed.
+    #[must_use]
+    pub fn with_reread(mut self, reread: Reread) -> Self {
+        self.reread = Some(reread);
+        self
+    }
+
     /// Tells every event to `sink`, in order. One that panics hears nothing more, and a warning
     /// tells the others; the session goes on.
     #[must_use]
@@ -289,7 +313,10 @@ impl OptimizedAgentEngine {
         let mut phase = Phase::Idle;
         while phase != Phase::Closed {
             let input = run.next_input(&phase).await;
-            let (next, actions) = step(phase, input, &self.limits);
+            if input.may_begin_turn() {
+                run.reread();
+            }
+            let (next, actions) = step(phase, input, run.limits());
             phase = next;
             for action in actions {
                 run.perform(action).await;

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::core::event::{AttachmentEnd, Event, EventKind, ToolCounts};
 use crate::tools::tool::Detail;
 
@@ -61,6 +63,8 @@ pub struct Profile {
     pub monitor: Option<Monitor>,
     /// What was attached, and what became of it.
     pub attached: Attached,
+    /// What the user was warned of.
+    pub warnings: u32,
 }
 
 /// The ledger of attached files.
@@ -147,6 +151,7 @@ impl Profile {
                 self.attached.saved += *saved;
             }
             EventKind::PredictionStopped { .. } => self.attached.stopped = true,
+            EventKind::Warning { .. } => self.warnings += 1,
             EventKind::ToolFinished { ran, detail, .. } => {
                 self.killed += u32::from(matches!(detail, Detail::Command { exit_code: None, .. }));
                 self.running = self.running.saturating_sub(1);
@@ -188,9 +193,20 @@ impl Profile {
             self.asked.lines(),
             self.monitor.as_ref().map_or_else(String::new, |m| m.line(self.sent_bytes)),
             self.attached.line(),
+            self.fallbacks().line(),
             self.tool_table(),
         ]
         .concat()
+    }
+
+    /// Returns what the session went on without.
+    pub fn fallbacks(&self) -> Fallbacks {
+        Fallbacks {
+            answers_on_disk: self.asked.counts.disk_failures,
+            shared_limits: self.asked.counts.limits_unshared,
+            tools: self.counts.not_taken,
+            warnings: self.warnings,
+        }
     }
 
     /// Writes what the slowest turn waited for; nothing when there was none.
@@ -239,6 +255,33 @@ impl Profile {
             );
         }
         text
+    }
+}
+
+/// What a session went on without, and how often.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Fallbacks {
+    /// Times that an answer on the disk could not be read or kept.
+    pub answers_on_disk: u64,
+    /// Requests whose place in the rate limits other runs could not see.
+    pub shared_limits: u64,
+    /// Tools that the catalog did not take.
+    pub tools: u64,
+    /// What the user was warned of: these parts, each once, and whatever else.
+    pub warnings: u32,
+}
+
+impl Fallbacks {
+    /// Writes the counts; nothing when all went well.
+    fn line(self) -> String {
+        if self == Self::default() {
+            return String::new();
+        }
+        format!(
+            "went on without: the disk for answers {} times, shared rate limits {} times, {} tools; \
+             {} warnings\n",
+            self.answers_on_disk, self.shared_limits, self.tools, self.warnings
+        )
     }
 }
 

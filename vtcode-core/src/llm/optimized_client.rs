@@ -24,7 +24,7 @@ mod transport;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -107,8 +107,8 @@ struct Inner {
     hedges: HedgeBudget,
     /// What the last answered request began with, and when that was.
     warm: Mutex<Option<(Key, Instant)>>,
-    /// True once it was said that the limits cannot be shared with other processes.
-    unshared: AtomicBool,
+    /// Requests whose place in the limits could not be shared; the first is told.
+    unshared: AtomicU64,
 }
 
 impl fmt::Debug for OptimizedLLMClient {
@@ -347,7 +347,7 @@ impl Inner {
             url,
             headers,
             counters: Counters::default(),
-            unshared: AtomicBool::new(false),
+            unshared: AtomicU64::new(0),
         })
     }
 
@@ -360,6 +360,8 @@ impl Inner {
             connections_opened: opened,
             connections_opened_ahead: self.connections.opened_ahead(),
             connections_reused: sent.saturating_sub(opened),
+            disk_failures: self.answers.disk_failures(),
+            limits_unshared: self.unshared.load(Ordering::Relaxed),
             ..metrics
         }
     }

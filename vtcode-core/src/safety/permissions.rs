@@ -13,18 +13,19 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::Semaphore;
 
-use crate::config::safety::{Approval, SafetySettings, SandboxMode};
+use crate::config::safety::{Approval, PermissionRules, SafetySettings, SandboxMode};
 use crate::safety::policy::{Class, Judgement, Policy, RuleError, Verdict};
 use crate::safety::workspace::{Workspace, WorkspaceError};
 use crate::tools::tool::{Effect, ToolError};
 
 /// What decides over the calls of one session.
 pub struct Permissions {
-    policy: Policy,
+    /// Another one takes its place when the user's rules change while a session runs.
+    policy: RwLock<Arc<Policy>>,
     approval: Approval,
     /// Whether commands run in a sandbox that holds what is unproven.
     confined: bool,
@@ -92,7 +93,7 @@ impl Permissions {
     /// used.
     pub fn new(settings: &SafetySettings, workspace: Arc<Workspace>) -> Result<Self, RuleError> {
         Ok(Self {
-            policy: Policy::new(&settings.permissions)?,
+            policy: RwLock::new(Arc::new(Policy::new(&settings.permissions)?)),
             approval: settings.approval,
             confined: settings.sandbox.mode != SandboxMode::Off,
             network: settings.sandbox.network,
@@ -127,6 +128,18 @@ impl Permissions {
     pub fn with_approver(mut self, approver: Approver) -> Self {
         self.approver = Some(approver);
         self
+    }
+
+    /// Returns whether a sandbox holds what commands do, and nothing is let pass unjudged.
+    pub fn is_confined(&self) -> bool {
+        self.confined && !self.unleashed
+    }
+
+    /// Lets other rules of the user's hold for the calls that come from now on.
+    pub fn set_rules(&self, rules: &PermissionRules) -> Result<(), RuleError> {
+        let policy = Arc::new(Policy::new(rules)?);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        Ok(())
     }
 
     /// Decides over a call; an error is a refusal that the model reads.
@@ -199,7 +212,9 @@ impl Permissions {
     fn judge(&self, command: &str) -> Judgement {
         let workspace = self.workspace();
         let root = workspace.map_or(Path::new("/"), |workspace| workspace.root());
-        self.policy.judge(command, root)
+        // Any policy is a whole one.
+        let policy = Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner));
+        policy.judge(command, root)
     }
 
     /// Returns whether the sandbox keeps what a command may do where it belongs. A command of
@@ -254,7 +269,7 @@ impl Default for Permissions {
     fn default() -> Self {
         let settings = SafetySettings::default();
         Self {
-            policy: Policy::default(),
+            policy: RwLock::default(),
             approval: settings.approval,
             confined: settings.sandbox.mode != SandboxMode::Off,
             network: settings.sandbox.network,

@@ -125,6 +125,11 @@ impl OptimizedToolRegistry {
         self
     }
 
+    /// Returns what decides over every call.
+    pub fn permissions(&self) -> &Permissions {
+        &self.permissions
+    }
+
     /// Appends the built-in tools for the current folder.
     pub(in crate::tools) fn register_builtins(&self) -> Result<(), WorkspaceError> {
         let env = Env::of_process();
@@ -151,7 +156,8 @@ impl OptimizedToolRegistry {
     }
 
     /// Appends a tool, so that what was rendered before stays a prefix of what is rendered now.
-    /// Returns false, and changes nothing, when the name is taken.
+    /// Returns false, and changes nothing, when the name is taken or the tool panics when it is asked
+    /// for it; a session that uses the registry goes on, warns once and counts it.
     pub fn register(&self, tool: Arc<dyn Tool>) -> bool {
         self.catalog.append([tool]) == 1
     }
@@ -203,6 +209,16 @@ impl OptimizedToolRegistry {
     pub fn metrics(&self) -> Vec<ToolMetrics> {
         let tools = self.catalog.tools();
         tools.map(|tool| tool.statistics.metrics(&tool.spec().name)).collect()
+    }
+
+    /// Returns how many tools were not taken.
+    pub fn not_taken(&self) -> u64 {
+        self.catalog.left_out()
+    }
+
+    /// Takes what is to be told of tools that were not taken: each reason once.
+    pub(crate) fn news(&self) -> Vec<String> {
+        self.catalog.news()
     }
 
     /// Returns how many calls wait for a slot.

@@ -9,6 +9,7 @@ use vtcode_core::config::endpoint::Wire;
 use vtcode_core::config::limits::PoolLimits;
 use vtcode_core::core::event::EventKind;
 use vtcode_core::core::memory_pool::global_pool;
+use vtcode_core::core::performance_profiler::Profile;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
 use vtcode_testkit::{call, say};
@@ -95,6 +96,75 @@ async fn a_tool_that_the_catalog_does_not_take_leaves_the_others_as_they_were() 
     pipeline.shutdown().await;
     assert_eq!(*taken.lock().unwrap(), [false, false, false], "the name is taken, each time");
     assert_eq!(session.transcript(), plain.transcript());
+    assert_eq!(warnings(&session), ["the tools go on without another tool named `read_file`"]);
+    assert_eq!(profile(&session).fallbacks().tools, 3, "each time is counted");
+}
+
+/// What the user was warned of.
+fn warnings(session: &Session) -> Vec<String> {
+    let message = |kind| match kind {
+        EventKind::Warning { message } => Some(message),
+        _ => None,
+    };
+    session.kinds().into_iter().filter_map(message).collect()
+}
+
+fn profile(session: &Session) -> Profile {
+    let mut profile = Profile::default();
+    session.events.lock().unwrap().iter().for_each(|event| profile.take(event));
+    profile
+}
+
+/// A tool that crashes when it is asked what it is.
+struct Speechless;
+
+impl Tool for Speechless {
+    fn spec(&self) -> &ToolSpec {
+        panic!("nobody knows")
+    }
+
+    fn effect(&self, _args: &Value) -> Effect {
+        Effect::default()
+    }
+
+    fn call<'a>(&'a self, _args: &'a Value, _context: &'a CallContext) -> ToolFuture<'a> {
+        Box::pin(async { Ok(ToolOutput::text("ran")) })
+    }
+}
+
+#[tokio::test]
+async fn a_catalog_that_cannot_be_made_whole_is_the_catalog_without_that_tool() {
+    let replies = || {
+        let read = |path: &str| call("read_file", json!({"path": path}));
+        vec![read("a.txt"), read("b.txt"), say("Done.")]
+    };
+    let plain = Session::new(Wire::OpenAiChat, full(), replies()).await;
+    plain.run(&["go"]).await;
+    let session = Session::new(Wire::OpenAiChat, full(), replies()).await.tool(Speechless);
+    session.run(&["go"]).await;
+    assert_eq!(session.bodies(), plain.bodies());
+    let told = ["the tools go on without a tool that crashed when it was asked what it is"];
+    assert_eq!(warnings(&session), told);
+    assert_eq!(profile(&session).fallbacks().warnings, 1);
+}
+
+#[tokio::test]
+async fn a_profile_that_crashes_is_told_once_and_the_session_goes_on() {
+    let replies = || {
+        let read = |path: &str| call("read_file", json!({"path": path}));
+        vec![read("a.txt"), read("b.txt"), say("Done.")]
+    };
+    let plain = Session::new(Wire::OpenAiChat, full(), replies()).await;
+    plain.run(&["go"]).await;
+    let session = Session::new(Wire::OpenAiChat, full(), replies()).await;
+    let session = session.on_event(|event| {
+        assert!(!matches!(event.kind, EventKind::FirstByte), "the profile's sink is gone");
+    });
+    session.run(&["go"]).await;
+    assert_eq!(session.transcript(), plain.transcript());
+    let told = warnings(&session);
+    assert!(told.len() == 1 && told[0].ends_with("the profile's sink is gone"), "{told:?}");
+    assert_eq!(profile(&session).fallbacks().warnings, 1);
 }
 
 #[tokio::test]

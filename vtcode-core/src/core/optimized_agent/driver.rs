@@ -17,6 +17,7 @@ use super::phase::{Action, End, Input, Limit, Phase, Stop};
 use super::prefix::PrefixWatch;
 use super::repeats::Repeats;
 use super::{AgentOutcome, AnswerSchema, Begin, EngineError, OptimizedAgentEngine, sum_changes};
+use crate::config::limits::AgentLimits;
 use crate::core::conversation::Conversation;
 use crate::core::event::EventKind;
 use crate::core::journal::Journal;
@@ -49,6 +50,8 @@ use stream::next_event;
 /// A run of the engine: what it works with and what stands open.
 pub(super) struct Run<'a> {
     engine: &'a OptimizedAgentEngine,
+    /// What the session may use, as it was last said.
+    limits: AgentLimits,
     provider: &'a dyn Provider,
     out: Arc<Out>,
     prompts: mpsc::Receiver<(Prompt, Charge)>,
@@ -144,6 +147,7 @@ impl<'a> Run<'a> {
         let stop_calls = CancellationToken::new();
         Ok(Self {
             engine,
+            limits: engine.limits.clone(),
             provider,
             out: Arc::new(Out::new(started, &engine.sinks)),
             prompts,
@@ -184,6 +188,26 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// Returns what the session may use.
+    pub(super) fn limits(&self) -> &AgentLimits {
+        &self.limits
+    }
+
+    /// Takes over what of the settings has changed, and tells of it.
+    pub(super) fn reread(&mut self) {
+        let Some(changed) = self.engine.reread.as_ref().and_then(|reread| reread()) else { return };
+        if let Some(limits) = changed.limits {
+            self.wall = limits.max_wall.and_then(|wall| self.out.started().checked_add(wall));
+            self.limits = limits;
+        }
+        for message in changed.notes {
+            self.tell(EventKind::SettingsChanged { message });
+        }
+        for message in changed.warnings {
+            self.tell(EventKind::Warning { message });
+        }
+    }
+
     /// Sleeps until something happens that the state machine must know.
     pub(super) async fn next_input(&mut self, phase: &Phase) -> Input {
         loop {
@@ -201,7 +225,7 @@ impl<'a> Run<'a> {
                     self.stop(Stop::Interrupted);
                 }
                 () = sleep_until(wall), if !self.stopped && !idle => {
-                    let limit = self.engine.limits.max_wall.unwrap_or_default();
+                    let limit = self.limits.max_wall.unwrap_or_default();
                     self.stop(Stop::Limit(Limit::Wall(limit)));
                 }
                 Some(joined) = self.calls.join_next() => {

@@ -90,6 +90,13 @@ pub(crate) enum Input {
     Closed,
 }
 
+impl Input {
+    /// Returns whether the next thing to happen may be a request.
+    pub(crate) fn may_begin_turn(&self) -> bool {
+        matches!(self, Self::Prompt(_) | Self::AnswerEnded { .. } | Self::CallDone(..))
+    }
+}
+
 /// What the words of a whole answer are worth, should they be the last ones.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {

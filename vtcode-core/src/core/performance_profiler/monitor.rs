@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::show;
+use crate::core::memory_pool::{PoolStatistics, global_pool};
 use crate::core::resources::Resources;
 
 /// Readings of one session.
@@ -19,6 +20,8 @@ pub struct Monitor {
     most_resident_bytes: u64,
     /// How many readings were taken.
     readings: u64,
+    /// The pool is the process's: what it had done before is not the session's.
+    pool_before: PoolStatistics,
 }
 
 impl Monitor {
@@ -33,6 +36,7 @@ impl Monitor {
             most_open_files: 0,
             most_resident_bytes: 0,
             readings: 0,
+            pool_before: global_pool().statistics(),
         };
         monitor.take(now);
         monitor
@@ -65,11 +69,13 @@ impl Monitor {
 
     pub(super) fn line(&self, sent_bytes: usize) -> String {
         let used = self.used();
+        let (pool, before) = (global_pool().statistics(), self.pool_before);
         let mb = |bytes: u64| bytes as f64 / 1e6;
         format!(
             "used: {} of processor ({} in the kernel), {} by commands; {:.1} MB resident at most; \
              {} files open at most; {} waits, {} preemptions; {:.2} MB read, {:.2} MB written, \
-             {:.2} MB of requests sent; {} readings\n",
+             {:.2} MB of requests sent; {} readings\n\
+             pooled buffers: {} used again, {} from the allocator, {} dropped\n",
             show(used.cpu()),
             show(used.cpu_system),
             show(used.children_cpu),
@@ -81,6 +87,9 @@ impl Monitor {
             mb(used.bytes_written),
             mb(sent_bytes as u64),
             self.readings,
+            pool.reused - before.reused,
+            pool.fresh - before.fresh,
+            pool.full + pool.oversize - before.full - before.oversize,
         )
     }
 }

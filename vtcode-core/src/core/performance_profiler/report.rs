@@ -172,6 +172,7 @@ impl SessionReport {
             .collect();
         let Ledger { count, lost, usage, sent_bytes, misses, .. } = &self.ledger;
         let counts = &profile.counts;
+        let (asked, attached) = (&profile.asked.counts, &profile.attached);
         json!({
             "session": {
                 "id": self.session_id, "started_at_ms": self.started_at_ms, "model": self.model,
@@ -189,7 +190,14 @@ impl SessionReport {
                     "kept": counts.cache_hits, "shared": counts.shared,
                     "stale": counts.stale_rejected, "batch_sizes": counts.batch_sizes,
                 },
+                "answers": {"kept": asked.kept, "shared": asked.shared},
+                "attached": {
+                    "files": attached.files, "tokens": attached.tokens, "used": attached.used,
+                    "asked": attached.asked, "wasted_tokens": attached.wasted_tokens,
+                    "saved_us": us(attached.saved), "stopped": attached.stopped,
+                },
             },
+            "fallbacks": profile.fallbacks(),
             "benchmarks": self.benchmarks(),
         })
     }

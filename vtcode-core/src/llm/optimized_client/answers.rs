@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,8 @@ impl Default for Kept {
 pub(super) struct Answers {
     memory: Cache<Arc<Kept>>,
     disk: Option<DiskCache>,
-    /// True once it was said that the disk does not keep them.
-    told: AtomicBool,
+    /// How often the disk failed; the first time is told.
+    disk_failures: AtomicU64,
 }
 
 impl Answers {
@@ -43,7 +43,7 @@ impl Answers {
         Self {
             memory: Cache::new(limits.answers),
             disk: disk.map(|folder| DiskCache::new(folder, limits.answers_on_disk)),
-            told: AtomicBool::new(false),
+            disk_failures: AtomicU64::new(0),
         }
     }
 
@@ -78,6 +78,11 @@ impl Answers {
         self.warning(&error.to_string())
     }
 
+    /// Returns how often the disk could not be read or written as it should.
+    pub(super) fn disk_failures(&self) -> u64 {
+        self.disk_failures.load(Ordering::Relaxed)
+    }
+
     /// Returns the bytes of the answers in memory.
     pub(super) fn kept_bytes(&self) -> u64 {
         self.memory.kept_bytes()
@@ -94,7 +99,7 @@ impl Answers {
     }
 
     fn warning(&self, why: &str) -> Option<String> {
-        let news = !self.told.swap(true, Ordering::Relaxed);
+        let news = self.disk_failures.fetch_add(1, Ordering::Relaxed) == 0;
         news.then(|| format!("kept answers cannot be used as they should: {why}"))
     }
 }

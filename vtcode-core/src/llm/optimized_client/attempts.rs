@@ -361,7 +361,7 @@ impl Attempts {
     /// Takes the place that the rate limits gave.
     fn reserved(&mut self, reservation: Reservation, shared: std::io::Result<()>) {
         if let Err(error) = shared
-            && !self.client.unshared.swap(true, Ordering::Relaxed)
+            && self.client.unshared.fetch_add(1, Ordering::Relaxed) == 0
         {
             self.ready.push_back(StreamEvent::Degraded {
                 what: format!("rate limits are not shared with other runs: {error}"),

@@ -97,6 +97,10 @@ pub struct ClientMetrics {
     pub connections_reused: u64,
     /// From a request sent to the first byte of its answer.
     pub first_byte: Percentiles,
+    /// How often the answers on the disk could not be read or kept.
+    pub disk_failures: u64,
+    /// Requests whose place in the rate limits other runs could not see.
+    pub limits_unshared: u64,
 }
 
 impl ClientMetrics {
@@ -117,6 +121,8 @@ impl ClientMetrics {
             first_byte_p50: self.first_byte.p50,
             first_byte_p95: self.first_byte.p95,
             first_byte_p99: self.first_byte.p99,
+            disk_failures: self.disk_failures,
+            limits_unshared: self.limits_unshared,
         }
     }
 }

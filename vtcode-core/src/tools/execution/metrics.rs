@@ -41,6 +41,8 @@ pub struct PipelineMetrics {
     pub overloaded: u64,
     /// How many batches of each size ran, from 1; the last counts all larger ones, too.
     pub batch_sizes: Vec<u64>,
+    /// Tools that the catalog did not take.
+    pub not_taken: u64,
     /// Each tool's calls.
     pub tools: Vec<ToolMetrics>,
 }
@@ -115,6 +117,7 @@ impl Counters {
             stale_rejected: read(&self.stale),
             overloaded: read(&self.overloaded),
             batch_sizes: self.batch_sizes.iter().map(read).collect(),
+            not_taken: registry.not_taken(),
             tools: registry.metrics(),
         }
     }
@@ -141,6 +144,7 @@ impl PipelineMetrics {
             shared: self.shared,
             stale_rejected: self.stale_rejected,
             overloaded: self.overloaded,
+            not_taken: self.not_taken,
             batch_sizes: self.batch_sizes.clone(),
             tools: self.tools.iter().filter(called).map(tool).collect(),
         }

@@ -20,6 +20,9 @@ impl Run<'_> {
         if turn > 1 {
             self.tell_own_work();
         }
+        for message in self.engine.pipeline.registry().news() {
+            self.tell(EventKind::Warning { message });
+        }
         self.sync_behind();
         self.take_stored(false).await;
         self.drain().await;
@@ -58,7 +61,7 @@ impl Run<'_> {
     /// wants it to go on. The prompt then fails; the session can be gone on with.
     async fn goes_in_circles(&mut self) -> bool {
         let answers = self.repeats.in_circles();
-        if answers < self.engine.limits.max_repeats {
+        if answers < self.limits.max_repeats {
             return false;
         }
         let question = format!(
@@ -119,7 +122,7 @@ impl Run<'_> {
         if !self.room_for_answer() {
             return None;
         }
-        if let Some(limit) = self.budget.passed_by(weight, &self.engine.limits) {
+        if let Some(limit) = self.budget.passed_by(weight, &self.limits) {
             self.stop(Stop::Limit(limit));
             return None;
         }

@@ -23,7 +23,7 @@ impl Run<'_> {
         if self.compacted_at == Some(self.conversation.messages()) {
             return true;
         }
-        let limits = self.engine.limits.context;
+        let limits = self.limits.context;
         let Some(most) = limits.most_tokens() else { return true };
         let size = self.size();
         if size.input_tokens <= most {

@@ -62,6 +62,11 @@ impl Out {
         untold.filter_map(|listener| listener.failed.get().cloned()).collect()
     }
 
+    /// Returns when the run began.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
     pub(super) fn event(&self, kind: EventKind) -> Event {
         Event { at: self.started.elapsed(), kind }
     }

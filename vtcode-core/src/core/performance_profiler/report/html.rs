@@ -6,8 +6,8 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use super::SessionReport;
-use crate::core::performance_profiler::show;
 use crate::core::performance_profiler::turns::{Stage, TurnProfile, Waited};
+use crate::core::performance_profiler::{Fallbacks, show};
 use crate::llm::message::Outcome;
 
 /// Turns that are drawn one by one, the newest ones; a page of thousands opens in no browser.
@@ -61,6 +61,8 @@ pub(super) fn page(report: &SessionReport) -> String {
     stages(&mut page, report);
     tools(&mut page, report);
     ledger(&mut page, report);
+    attached(&mut page, report);
+    fallbacks(&mut page, report);
     page.push_str("</main>\n</body>\n</html>\n");
     page
 }
@@ -371,11 +373,54 @@ fn ledger(page: &mut String, report: &SessionReport) {
         0 => "–".to_owned(),
         all => format!("{:.1} %", 100.0 * ledger.usage.cached_input_tokens as f64 / all as f64),
     };
+    let asked = &report.profile.asked.counts;
     let facts = [
         ("attempts, of these lost", format!("{}, {}", ledger.count, ledger.lost)),
         ("input tokens out of the provider's cache", hit),
         ("tokens read anew against expectation", reread.to_string()),
         ("sent", format!("{:.1} kB", ledger.sent_bytes as f64 / 1e3)),
+        ("answers that were kept and given again", asked.kept.to_string()),
+        ("answers shared with an identical request", asked.shared.to_string()),
     ];
     figures(page, &facts);
+}
+
+/// What was shown to the model before it asked for it; nothing when nothing was.
+fn attached(page: &mut String, report: &SessionReport) {
+    let ledger = &report.profile.attached;
+    if ledger.files == 0 {
+        return;
+    }
+    page.push_str("<section>\n<h2>Ledger of attached files</h2>\n");
+    let open = ledger.files.saturating_sub(ledger.used + ledger.asked);
+    let facts = [
+        ("attached before they were asked for", count(u64::from(ledger.files), "file")),
+        ("used, and not asked for", ledger.used.to_string()),
+        ("asked for all the same", ledger.asked.to_string()),
+        ("not used, or not yet", open.to_string()),
+        ("tokens, of these wasted", format!("{}, {}", ledger.tokens, ledger.wasted_tokens)),
+        ("time saved, about", show(ledger.saved)),
+    ];
+    figures(page, &facts);
+    if ledger.stopped {
+        page.push_str("<p class=\"note\">It stopped, as too few were of use.</p>\n");
+    }
+    page.push_str("</section>\n");
+}
+
+/// What the session went on without; nothing when all went well.
+fn fallbacks(page: &mut String, report: &SessionReport) {
+    let found = report.profile.fallbacks();
+    if found == Fallbacks::default() {
+        return;
+    }
+    page.push_str("<section>\n<h2>What it went on without</h2>\n");
+    let facts = [
+        ("answers on the disk, times", found.answers_on_disk.to_string()),
+        ("rate limits shared with other runs, requests", found.shared_limits.to_string()),
+        ("tools that were not taken", found.tools.to_string()),
+        ("warnings", found.warnings.to_string()),
+    ];
+    figures(page, &facts);
+    page.push_str("</section>\n");
 }
