@@ -76,6 +76,10 @@ pub(crate) struct Common {
     /// for anthropic and gemini
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: Option<String>,
+    /// Where a request goes when the provider fails before it has answered: provider/model,
+    /// provider, or /model of the same provider; may be repeated, and is tried in this order
+    #[arg(long, value_name = "PROVIDER/MODEL")]
+    pub(crate) fallback: Vec<String>,
     /// How hard the model should think
     #[arg(long, value_enum, value_name = "LEVEL")]
     pub(crate) effort: Option<Effort>,

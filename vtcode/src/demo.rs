@@ -13,6 +13,7 @@ use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::Settings;
 use vtcode_core::core::optimized_agent::End;
+use vtcode_core::llm::optimized_client::Route;
 use vtcode_testkit::{Reply, Request, ScriptedModel, call, say};
 
 use crate::args::Demo;
@@ -68,10 +69,11 @@ pub(crate) async fn run(args: Demo) -> anyhow::Result<Exit> {
         .chain([("XDG_STATE_HOME".into(), state.into_os_string())])
         .collect();
     let folder = setup::folder(Some(&folder))?;
+    let limits = Settings::default().limits.client;
     let session = exec::begin(
         folder.clone(),
         Vec::new(),
-        setup::client(endpoint, &Settings::default(), &env)?,
+        setup::client(vec![Route { endpoint, limits }], &env)?,
         Settings::default(),
         &env,
     )?;

@@ -11,7 +11,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::files;
 use vtcode_core::config::layers::Settings;
-use vtcode_core::config::limits::Price;
 use vtcode_core::config::reload::Reload;
 use vtcode_core::core::event::{Event, EventKind, Prefix, SessionHeader};
 use vtcode_core::core::journal::{self, Journal, SessionEntry, SessionStatus, Sessions};
@@ -88,8 +87,8 @@ pub(crate) async fn run(args: Exec) -> anyhow::Result<Exit> {
             let images = images::read(&args.common.image)?;
             let (mut settings, reload) = setup::reloadable(&cwd, Some(&args.common), &env)?;
             let endpoint = discover::endpoint(&settings, &env).await?;
-            setup::settle(&mut settings, &endpoint)?;
-            let (client, add_dirs) = (setup::client(endpoint, &settings, &env)?, add_dirs?);
+            let routes = setup::routes(endpoint, &mut settings, &env)?;
+            let (client, add_dirs) = (setup::client(routes, &env)?, add_dirs?);
             images::check(&images, &client.provider()?.images(), &client.endpoint()?.model)?;
             // The connection is made while the session is prepared, which blocks.
             client.warm_up();
@@ -324,8 +323,8 @@ async fn go_on(
         }
     }
     let endpoint = discover::endpoint(&settings, env).await?;
-    setup::settle(&mut settings, &endpoint)?;
-    let client = setup::client(endpoint.clone(), &settings, env)?;
+    let routes = setup::routes(endpoint.clone(), &mut settings, env)?;
+    let client = setup::client(routes, env)?;
     client.warm_up();
     // The connection is on its way before the rest is prepared, which blocks.
     tokio::task::yield_now().await;
@@ -406,7 +405,6 @@ pub(crate) async fn drive(
     let id = session.header.session_id.clone();
     let endpoint = session.client.endpoint()?;
     let (model, base_url) = (endpoint.model.clone(), endpoint.base_url.clone());
-    let price = session.settings.limits.agent.price;
     let profiling = session.settings.optimization.profiling.clone();
     let preimages = Arc::clone(&session.preimages);
     let sessions = session.sessions.clone();
@@ -436,7 +434,7 @@ pub(crate) async fn drive(
             written = written.and(to_file);
         }
     }
-    summary(&outcome, price, began.elapsed());
+    summary(&outcome, began.elapsed());
     if preimages.has_changes() {
         note(&format!("to undo: vtcode undo --session {id}"));
     }
@@ -656,13 +654,13 @@ async fn until_done(engine: &OptimizedAgentEngine) -> anyhow::Result<AgentOutcom
 }
 
 /// Says what was changed, what it used and what it cost.
-fn summary(outcome: &AgentOutcome, price: Option<Price>, took: Duration) {
+fn summary(outcome: &AgentOutcome, took: Duration) {
     for change in &outcome.changes {
         note(&format!("changed: {}", file_change(change)));
     }
     let usage = outcome.usage;
-    let cost = match price {
-        Some(price) => format!("${:.4}", price.of(usage)),
+    let cost = match outcome.cost_usd {
+        Some(usd) => format!("${usd:.4}"),
         None => "cost unknown".to_owned(),
     };
     let turns = if outcome.turns == 1 { "turn" } else { "turns" };

@@ -64,6 +64,15 @@ impl JsonLines {
                 "wait_ms": u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
                 "cause": cause,
             })),
+            EventKind::EndpointChanged { attempt, provider, base_url, model, cause } => {
+                self.print(&json!({
+                    "type": "retry",
+                    "attempt": attempt,
+                    "wait_ms": 0,
+                    "cause": cause,
+                    "endpoint": {"provider": provider, "base_url": base_url, "model": model},
+                }));
+            }
             EventKind::Part { part: Part::Text { text } } => self.said("agent_message", text),
             EventKind::Part { part: Part::Reasoning { text, .. } } if !text.is_empty() => {
                 self.said("reasoning", text);

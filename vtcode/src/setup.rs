@@ -15,8 +15,8 @@ use vtcode_core::config::safety::SandboxMode;
 use vtcode_core::core::journal::Sessions;
 use vtcode_core::core::memory_pool::global_pool;
 use vtcode_core::core::optimized_agent::prompt::{self, Environment};
-use vtcode_core::llm::models;
-use vtcode_core::llm::optimized_client::{Folders, OptimizedLLMClient};
+use vtcode_core::llm::optimized_client::{Folders, OptimizedLLMClient, Route};
+use vtcode_core::llm::{discover, models};
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::policy::Policy;
 use vtcode_core::safety::sandbox::{self, SandboxPlan};
@@ -26,6 +26,7 @@ use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
 use crate::approval;
 use crate::args::{Common, Sandbox};
+use crate::exec::note;
 use crate::exit::Usage;
 
 /// Returns the settings for a workspace.
@@ -58,6 +59,11 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ("provider", common.provider.clone(), "--provider"),
         ("model", common.model.clone(), "--model"),
         ("base_url", common.base_url.clone(), "--base-url"),
+        (
+            "client.fallback",
+            (!common.fallback.is_empty()).then(|| common.fallback.join(" ")),
+            "--fallback",
+        ),
         ("effort", common.effort.as_ref().map(word), "--effort"),
         ("limits.max_turns", number(common.max_turns), "--max-turns"),
         ("limits.max_tokens", number(common.max_tokens), "--max-tokens"),
@@ -97,16 +103,36 @@ pub(crate) fn folder(cd: Option<&Path>) -> anyhow::Result<PathBuf> {
     usable.map_err(|e| Usage(format!("cannot work in `{}`: {e}", folder.display())).into())
 }
 
-/// Returns the client for an endpoint; it shares its rate limits with the user's other sessions.
-pub(crate) fn client(
+/// Returns the endpoint that was chosen and those to which requests go when it fails, and settles
+/// what depends on the model. What cannot be used here is told.
+pub(crate) fn routes(
     endpoint: Endpoint,
-    settings: &Settings,
+    settings: &mut Settings,
     env: &Env,
-) -> anyhow::Result<OptimizedLLMClient> {
+) -> anyhow::Result<Vec<Route>> {
+    settle(settings, &endpoint)?;
+    let fallbacks = discover::fallbacks(settings, env, &endpoint)?;
+    fallbacks.left_out.iter().for_each(|text| note(text));
+    let routes = discover::routes(settings, endpoint, fallbacks.endpoints);
+    let unpriced = routes.iter().find(|route| route.limits.price.is_none());
+    if let (Some(_), Some(route)) = (settings.limits.agent.max_cost_usd, unpriced) {
+        let model = &route.endpoint.model;
+        return Err(Usage(format!(
+            "nobody knows what the fallback `{model}` costs, so the bound on costs cannot be kept: \
+             set input and output of [models.\"{model}\"] (US dollars for a million tokens), or \
+             bound the tokens (--max-tokens)"
+        ))
+        .into());
+    }
+    Ok(routes)
+}
+
+/// Returns the client for some endpoints; it shares its rate limits with the user's other sessions.
+pub(crate) fn client(routes: Vec<Route>, env: &Env) -> anyhow::Result<OptimizedLLMClient> {
     let sessions = sessions(env)?;
     let (rate, answers) = (sessions.rate_dir(), sessions.answers_dir());
     let folders = Folders { rate: Some(&rate), answers: Some(&answers) };
-    Ok(OptimizedLLMClient::with_folders(endpoint, settings.limits.client.clone(), folders)?)
+    Ok(OptimizedLLMClient::with_routes(routes, folders)?)
 }
 
 /// Settles what depends on the model; a bound on costs that cannot be kept is an error.

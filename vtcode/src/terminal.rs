@@ -68,6 +68,10 @@ impl Terminal {
                 self.held.clear();
                 self.line(Style::Red, &retry(*attempt, *wait, cause));
             }
+            EventKind::EndpointChanged { attempt, base_url, model, cause, .. } => {
+                let line = format!("! attempt {attempt} goes to {model} at {base_url}: {cause}");
+                self.line(Style::Red, &line);
+            }
             EventKind::Waiting { wait, cause } => {
                 self.line(Style::Dim, &format!("waiting {} for {cause}", span(*wait)));
             }

@@ -249,6 +249,29 @@ pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
     Ok(Choice::Endpoint(Endpoint { key, ..Endpoint::new(wire, base_url, model) }))
 }
 
+/// Returns one of the endpoints to which requests go when `first` fails: `provider/model`,
+/// `provider` alone, or `/model` of the same provider. Its address and its key are its own: what was
+/// set for the first one is not meant for it.
+pub fn fallback(
+    entry: &str,
+    first: &Endpoint,
+    settings: &Settings,
+    env: &Env,
+) -> Result<Endpoint, NoProvider> {
+    let (provider, model) = entry.split_once('/').unwrap_or((entry, ""));
+    let model = Some(model.to_owned()).filter(|model| !model.is_empty());
+    if let ("", Some(model)) = (provider, &model) {
+        let model = model.clone();
+        return Ok(Endpoint { model, ..first.clone() });
+    }
+    let mut own = settings.clone();
+    (own.provider, own.model, own.base_url) = (Some(provider.to_owned()), model, None);
+    match choose(&own, env)? {
+        Choice::Endpoint(endpoint) => Ok(endpoint),
+        Choice::Local { .. } => Err(UnknownProvider(entry.to_owned()).into()),
+    }
+}
+
 /// Returns the endpoint of a server that has a name: one of the user's, or a known one.
 fn by_name(name: &str, settings: &Settings, env: &Env) -> Result<Endpoint, NoProvider> {
     let (own, known) = (settings.named.providers.get(name), known::named(name));
@@ -452,6 +475,37 @@ mod tests {
         assert_eq!(chosen(&settings, &env), "openai https://api.groq.com/openai/v1 m k1");
         let both = [("provider", "groq"), ("base_url", "http://127.0.0.1:9/v1")];
         assert_eq!(chosen(&with_file(file, &both), &env), "openai http://127.0.0.1:9/v1 m k1");
+    }
+
+    #[test]
+    fn a_fallback_has_an_address_and_a_key_of_its_own() {
+        let file = "base_url = \"http://127.0.0.1:9\"\nmodel = \"m\"\n\
+                    [providers.work]\nbase_url = \"http://127.0.0.1:7/v1\"\nkey_env = \"W_KEY\"\n\
+                    model = \"w\"";
+        let settings = with_file(file, &[("provider", "anthropic")]);
+        let env: Env = [("ANTHROPIC_API_KEY", "k1"), ("OPENAI_API_KEY", "k2"), ("W_KEY", "k3")]
+            .into_iter()
+            .collect();
+        let Ok(Choice::Endpoint(first)) = choose(&settings, &env) else { panic!("it is chosen") };
+        let of = |entry| match fallback(entry, &first, &settings, &env) {
+            Ok(e) => {
+                let key = e.key.as_ref().map_or("none", |key| key.expose_secret());
+                format!("{} {} {} {key}", e.wire, e.base_url, e.model)
+            }
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(of("/other"), "anthropic http://127.0.0.1:9 other k1");
+        assert_eq!(of("openai/gpt-5"), "openai https://api.openai.com/v1 gpt-5 k2");
+        assert_eq!(
+            of("anthropic"),
+            format!("anthropic https://api.anthropic.com {ANTHROPIC_MODEL} k1")
+        );
+        assert_eq!(of("work"), "openai http://127.0.0.1:7/v1 w k3");
+        assert_eq!(of("work/a/b:7b"), "openai http://127.0.0.1:7/v1 a/b:7b k3");
+        assert!(of("gemini/x").contains("no key for `gemini`"));
+        for unknown in ["acme/x", "", "/"] {
+            assert!(of(unknown).starts_with("unknown provider"), "{unknown}: {}", of(unknown));
+        }
     }
 
     #[test]

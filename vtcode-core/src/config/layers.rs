@@ -32,6 +32,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What the run may do to the machine.
     pub safety: SafetySettings,
+    /// Where requests go when the provider fails, in order, each as `provider/model`.
+    pub fallback: Vec<String>,
     /// What the user says that tokens cost.
     pub price: OwnPrice,
     /// What the user says of models and servers, by their names.
@@ -186,6 +188,8 @@ enum Kind {
     },
     /// Several texts: an array in a file, separated by `:` elsewhere.
     List(fn(&mut Settings, Vec<String>)),
+    /// Several names: an array in a file, separated by spaces elsewhere.
+    Names(fn(&mut Settings, Vec<String>)),
 }
 
 impl Key {
@@ -202,7 +206,7 @@ impl Key {
             Kind::Number { min, max, .. } => format!("a whole number from {min} to {max}"),
             Kind::Decimal(_) => "a number from 0".to_owned(),
             Kind::Word { words, .. } => words.to_owned(),
-            Kind::List(_) => "a list of texts".to_owned(),
+            Kind::List(_) | Kind::Names(_) => "a list of texts".to_owned(),
         }
     }
 
@@ -230,7 +234,7 @@ impl Key {
         (settings == Settings::default()).then(|| match self.kind {
             Kind::Text(_) | Kind::Word { .. } => toml::Value::String(shipped).to_string(),
             Kind::Switch(_) | Kind::Number { .. } | Kind::Decimal(_) => shipped,
-            Kind::List(_) => "[]".to_owned(),
+            Kind::List(_) | Kind::Names(_) => "[]".to_owned(),
         })
     }
 }
@@ -638,6 +642,26 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.client.silence = Duration::from_secs(v),
         },
         get: |s| seconds(Some(s.limits.client.silence)),
+    },
+    Key {
+        name: "client.fallback",
+        env: Some("VTCODE_FALLBACK"),
+        doc: "where a request goes when the provider fails before it has answered, in order: each `provider/model`, `provider` (its own model) or `/model` (another model of the same provider); `provider` is a word that --provider takes. In the variable they are separated by spaces",
+        workspace: false,
+        kind: Kind::Names(|s, v| s.fallback = v),
+        get: |s| s.fallback.join(" "),
+    },
+    Key {
+        name: "client.fallback_retry_s",
+        env: Some("VTCODE_FALLBACK_RETRY_S"),
+        doc: "a provider that failed is asked again after this long, and after twice as long each time that it fails again",
+        workspace: true,
+        kind: Kind::Number {
+            min: 1,
+            max: 600,
+            set: |s, v| s.limits.client.breaker.open = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.client.breaker.open)),
     },
     Key {
         name: "client.hedge_budget",
@@ -1136,7 +1160,8 @@ impl Settings {
             Kind::Word { set, .. } => {
                 value.text().and_then(|word| set(self, word.trim()).then_some(()))
             }
-            Kind::List(set) => value.list().map(|texts| set(self, texts)),
+            Kind::List(set) => value.list(':').map(|texts| set(self, texts)),
+            Kind::Names(set) => value.list(' ').map(|names| set(self, names)),
         };
         if fits.is_none() {
             let (value, wanted) = (value.shown(), key.wanted());
@@ -1188,14 +1213,14 @@ impl Value<'_> {
         (number.is_finite() && number >= 0.0).then_some(number)
     }
 
-    fn list(&self) -> Option<Vec<String>> {
+    fn list(&self, separator: char) -> Option<Vec<String>> {
         match self {
             Self::Toml(value) => {
                 value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
             }
-            Self::Text(text) => {
-                Some(text.split(':').filter(|text| !text.is_empty()).map(str::to_owned).collect())
-            }
+            Self::Text(text) => Some(
+                text.split(separator).filter(|text| !text.is_empty()).map(str::to_owned).collect(),
+            ),
         }
     }
 
@@ -1362,6 +1387,7 @@ mod tests {
                     words.find(|word| *word != before).unwrap().to_owned()
                 }
                 Kind::List(_) => "a:b c".to_owned(),
+                Kind::Names(_) => "a/b:c d".to_owned(),
             };
             settings.set(key, &Value::Text(other.clone()), Origin::Default).unwrap();
             assert_eq!((key.get)(&settings), other, "{}", key.name);

@@ -221,6 +221,10 @@ pub struct ClientLimits {
     /// Connections to a server that are kept while nothing goes over them. 0: each request makes
     /// its own.
     pub idle_connections: usize,
+    /// When an endpoint is left alone for another one.
+    pub breaker: BreakerLimits,
+    /// What the model's tokens cost, if known.
+    pub price: Option<Price>,
     /// The share of requests that may be sent a second time when the answer is late to begin, from
     /// 0 to 1.
     pub hedge_budget: f64,
@@ -242,6 +246,17 @@ pub struct ClientLimits {
     /// Identical requests that are on their way at the same time share one, as long as so many
     /// bytes of what it told are kept for whoever comes later. 0: each request is its own.
     pub shared_bytes: usize,
+}
+
+/// When an endpoint is left alone, where requests may go to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerLimits {
+    /// Attempts that failed lately, at least half of all. 0: it never is.
+    pub failures: u32,
+    /// How long ago is lately.
+    pub window: Duration,
+    /// How long it is left alone, at first.
+    pub open: Duration,
 }
 
 /// How fast requests of one account may go out, all sessions of the machine together. What is not
@@ -328,6 +343,12 @@ impl Limits {
                 max_output_chosen: false,
                 rate: RateLimits::default(),
                 idle_connections: 16,
+                breaker: BreakerLimits {
+                    failures: 3,
+                    window: Duration::from_secs(60),
+                    open: Duration::from_secs(30),
+                },
+                price: None,
                 hedge_budget: 0.0,
                 plain_http: false,
                 ca_file: None,

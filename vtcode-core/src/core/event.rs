@@ -259,6 +259,20 @@ pub enum EventKind {
         /// Why the last one failed.
         cause: String,
     },
+    /// A request goes to another endpoint than the one before it: that one failed, or it is its turn
+    /// again.
+    EndpointChanged {
+        /// The attempt that follows, from 1.
+        attempt: u32,
+        /// The provider's name.
+        provider: String,
+        /// Where it is reached.
+        base_url: String,
+        /// The model's name.
+        model: String,
+        /// Why.
+        cause: String,
+    },
     /// A request waits before it goes out.
     Waiting {
         /// How long, in microseconds where it is written.
@@ -463,6 +477,9 @@ pub struct ClientCounts {
     pub hedges: u64,
     /// Of these, the ones whose second request began first.
     pub hedges_won: u64,
+    /// Requests that left an endpoint for another one.
+    #[serde(default)]
+    pub failovers: u64,
     /// Connections that were opened.
     pub connections_opened: u64,
     /// Of these, the ones that stood before their request.

@@ -133,6 +133,8 @@ pub struct AgentOutcome {
     pub end: Option<End>,
     /// What all requests of the run used.
     pub usage: Usage,
+    /// What they cost, in US dollars; none where a price is not known.
+    pub cost_usd: Option<f64>,
     /// Requests made.
     pub turns: u32,
     /// The files changed by the file tools, each once, with the sums of its lines. What commands

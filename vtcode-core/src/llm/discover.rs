@@ -9,10 +9,10 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::models;
-use super::optimized_client::{http_client, root_cause};
+use super::optimized_client::{Route, http_client, root_cause};
 use crate::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
 use crate::config::env::Env;
-use crate::config::layers::Settings;
+use crate::config::layers::{OwnPrice, Settings};
 
 /// Where Ollama, LM Studio and llama.cpp listen if nobody told them otherwise.
 pub const LOCAL_PORTS: [u16; 3] = [11434, 1234, 8080];
@@ -45,6 +45,57 @@ pub async fn endpoint(settings: &Settings, env: &Env) -> Result<Endpoint, NoProv
     };
     endpoint.dialect.facts = models::of(endpoint.wire, &endpoint.model, settings);
     Ok(endpoint)
+}
+
+/// Where requests go when the first endpoint fails.
+#[derive(Debug, Clone, Default)]
+pub struct Fallbacks {
+    /// The endpoints, in order.
+    pub endpoints: Vec<Endpoint>,
+    /// What to say of those that cannot be used here.
+    pub left_out: Vec<String>,
+}
+
+/// Returns the endpoints that the settings name for the time when the first one fails. One without
+/// a key is left out; a name that nobody knows is an error.
+pub fn fallbacks(
+    settings: &Settings,
+    env: &Env,
+    first: &Endpoint,
+) -> Result<Fallbacks, NoProvider> {
+    // A price that was set is that of the model that was chosen.
+    let mut settings = settings.clone();
+    settings.price = OwnPrice::default();
+    let mut found = Fallbacks::default();
+    for entry in &settings.fallback {
+        match endpoint::fallback(entry, first, &settings, env) {
+            Ok(mut endpoint) => {
+                let same = |other: &Endpoint| other.to_string() == endpoint.to_string();
+                if !same(first) && !found.endpoints.iter().any(same) {
+                    endpoint.dialect.facts = models::of(endpoint.wire, &endpoint.model, &settings);
+                    found.endpoints.push(endpoint);
+                }
+            }
+            Err(error @ (NoProvider::NoKey { .. } | NoProvider::NoModel { .. })) => {
+                found.left_out.push(format!("the fallback `{entry}` is left out: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the ways that requests may go: the endpoint that the settings were settled for, and those
+/// to which they go when it fails, each with the limits of its own model.
+pub fn routes(settings: &Settings, first: Endpoint, fallbacks: Vec<Endpoint>) -> Vec<Route> {
+    let limits = settings.limits.client.clone();
+    let others = fallbacks.into_iter().map(|endpoint| {
+        let mut own = settings.clone();
+        own.price = OwnPrice::default();
+        models::fill_in(&mut own, endpoint.wire, endpoint.dialect.facts);
+        Route { limits: own.limits.client, endpoint }
+    });
+    std::iter::once(Route { endpoint: first, limits }).chain(others).collect()
 }
 
 /// Returns base URL and model of the first of `ports` at which a server for Chat Completions

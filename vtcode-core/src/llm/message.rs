@@ -195,14 +195,20 @@ pub enum Delta {
 }
 
 /// One attempt of a logical request: what a provider may bill.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Counts the attempts of the request, from 1.
     pub attempt: u32,
+    /// The model that was asked; older journals do not tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
     /// How it ended.
     pub outcome: Outcome,
     /// The tokens that the provider reported before its end.
     pub usage: Usage,
+    /// What they cost, in US dollars, where the model's price is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
     /// From the request sent to the first byte of the answer; none if none came.
     #[serde(rename = "first_byte_us", default, with = "crate::core::event::micros_if_any")]
     pub first_byte: Option<Duration>,

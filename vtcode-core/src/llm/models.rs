@@ -32,8 +32,10 @@ pub fn settle(settings: &mut Settings, endpoint: &Endpoint) {
 
 /// Does the same for a model without an endpoint.
 pub fn fill_in(settings: &mut Settings, wire: Wire, facts: ModelFacts) {
-    settings.limits.agent.price = settings.price.over(facts.price);
+    let price = settings.price.over(facts.price);
+    settings.limits.agent.price = price;
     let client = &mut settings.limits.client;
+    client.price = price;
     if !client.max_output_chosen {
         client.max_output_tokens = match (facts.max_output, wire) {
             (Some(most), _) => most.min(MAX_OUTPUT_ASKED),

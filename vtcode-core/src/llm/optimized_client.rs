@@ -1,10 +1,12 @@
 //! The model client: a request in, a stream of deltas out, over connections that are kept.
-//! Holds the clocks and the one retry budget of each request; both end it with an error that says
-//! what to do. Never retries once words or calls were given out, never shows a key, knows no tool.
+//! Holds the clocks and the one retry budget of each request, and where it goes on when its endpoint
+//! fails; both end it with an error that says what to do. Never retries once words or calls were
+//! given out, never shows a key, knows no tool.
 
 mod answers;
 mod attempts;
 mod body;
+mod breaker;
 mod clocks;
 mod connect;
 mod error;
@@ -13,6 +15,7 @@ mod ledger;
 mod rate;
 mod recorded;
 mod retry;
+mod routes;
 #[cfg(test)]
 mod scripts;
 mod shared;
@@ -24,7 +27,7 @@ mod transport;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -38,17 +41,20 @@ pub(in crate::llm) use self::connect::client as http_client;
 
 pub use self::clocks::{Clock, Silence};
 pub use self::error::LlmError;
-pub use self::ledger::ClientMetrics;
+pub use self::ledger::{ClientMetrics, EndpointMetrics};
 pub use self::recorded::{Recorded, RecordedAnswer};
+pub use self::routes::{Onward, Place, Route};
 pub use self::start::StartError;
 
-use self::answers::{Answers, Kept};
-use self::attempts::{Attempts, Refusal};
+use self::answers::Answers;
+use self::attempts::Refusal;
+use self::breaker::Breaker;
 use self::clocks::Clocks;
 use self::connect::Connections;
 use self::hedge::HedgeBudget;
-use self::ledger::Counters;
+use self::ledger::{Counters, Running};
 use self::rate::Limiter;
+use self::routes::{Asked, Rest, Routes};
 use self::shared::{Listener, Shared};
 use self::start::Wanted;
 use self::transport::Transport;
@@ -57,8 +63,9 @@ use crate::config::limits::{ClientLimits, RateLimits};
 use crate::core::cache::{self, Key};
 use crate::core::conversation::{Conversation, RequestBody};
 use crate::core::memory_budget::Sheds;
+use crate::core::performance_profiler::{Histogram, Percentiles};
 use crate::llm::message::{
-    Attempt, Delta, FinishReason, Images, LLMRequest, LLMResponse, Outcome, Setup, Usage,
+    Attempt, Delta, FinishReason, Images, LLMRequest, LLMResponse, Setup, Usage,
 };
 use crate::llm::provider::{self, DecodeError, Provider};
 
@@ -71,11 +78,12 @@ const WARM: Duration = Duration::from_secs(300);
 /// The shortest key that is kept from being shown.
 const MIN_SECRET_BYTES: usize = 8;
 
-/// A client for one endpoint. Clones share its connections.
+/// A client for one endpoint, and those to which its requests go when it fails. Clones share its
+/// connections.
 #[derive(Clone)]
 pub struct OptimizedLLMClient {
     /// What requests go through, once it is known where they go.
-    inner: Arc<OnceCell<Arc<Inner>>>,
+    routes: Arc<OnceCell<Arc<Routes>>>,
     /// What `start` lays over the settings that it finds.
     wanted: Option<Wanted>,
 }
@@ -98,7 +106,10 @@ struct Inner {
     url: Url,
     headers: HeaderMap,
     limiter: Option<Limiter>,
-    counters: Counters,
+    counters: Arc<Counters>,
+    /// How long answers of this endpoint took to begin.
+    first_bytes: Histogram,
+    breaker: Breaker,
     /// Names the server, the wire, the model's address and the key.
     account: Key,
     answers: Answers,
@@ -133,6 +144,10 @@ pub enum StreamEvent {
         /// Why the last one failed.
         cause: String,
     },
+    /// The endpoint failed before it gave anything, and the request goes on at another one. Of a
+    /// request that the client rendered, the answer follows; another one ends here, and its maker
+    /// goes on with [`OptimizedLLMClient::go_on`].
+    FailOver(Onward),
     /// A rate limit holds the request back for this long.
     Waiting {
         /// The wait.
@@ -156,12 +171,13 @@ pub enum StreamEvent {
 /// The answers that are kept.
 impl Sheds for OptimizedLLMClient {
     fn kept_bytes(&self) -> u64 {
-        self.inner().map_or(0, |inner| inner.answers.kept_bytes())
+        let all = self.routes.get().into_iter().flat_map(|routes| routes.each());
+        all.map(|inner| inner.answers.kept_bytes()).sum()
     }
 
     fn shed(&self) {
-        if let Ok(inner) = self.inner() {
-            inner.answers.clear();
+        if let Some(routes) = self.routes.get() {
+            routes.each().for_each(|inner| inner.answers.clear());
         }
     }
 }
@@ -188,8 +204,17 @@ impl OptimizedLLMClient {
         limits: ClientLimits,
         folders: Folders<'_>,
     ) -> Result<Self, LlmError> {
-        let inner = Arc::new(Inner::new(endpoint, limits, folders)?);
-        Ok(Self { inner: Arc::new(OnceCell::new_with(Some(inner))), wanted: None })
+        Self::with_routes(vec![Route { endpoint, limits }], folders)
+    }
+
+    /// Returns a client whose requests go to the first of these endpoints that does not fail.
+    /// Clocks and attempts of a request are those of the first one's limits.
+    pub fn with_routes(routes: Vec<Route>, folders: Folders<'_>) -> Result<Self, LlmError> {
+        Ok(Self::over(Routes::new(routes, folders)?))
+    }
+
+    fn over(routes: Routes) -> Self {
+        Self { routes: Arc::new(OnceCell::new_with(Some(Arc::new(routes)))), wanted: None }
     }
 
     /// Returns a client that nothing leaves: each request is answered with what `recorded` gives for
@@ -199,21 +224,24 @@ impl OptimizedLLMClient {
         limits: ClientLimits,
         recorded: Recorded,
     ) -> Result<Self, LlmError> {
-        let mut inner = Inner::new(endpoint, limits, Folders::default())?;
-        inner.transport = Transport::Recorded(recorded);
-        let inner = Arc::new(OnceCell::new_with(Some(Arc::new(inner))));
-        Ok(Self { inner, wanted: None })
+        let route = Route { endpoint, limits };
+        let transport = Transport::Recorded(recorded);
+        Ok(Self::over(Routes::with_transport(route, transport)?))
+    }
+
+    fn routes(&self) -> Result<&Arc<Routes>, LlmError> {
+        self.routes.get().ok_or(LlmError::NotStarted)
     }
 
     fn inner(&self) -> Result<&Arc<Inner>, LlmError> {
-        self.inner.get().ok_or(LlmError::NotStarted)
+        Ok(self.routes()?.first())
     }
 
     /// Opens a connection and shakes hands, so that the first request finds both done. Call it as
     /// soon as the endpoint is known; it returns at once, sends no request, and a failure shows
     /// only when the first request meets it.
     pub fn warm_up(&self) {
-        if let Some(inner) = self.inner.get() {
+        if let Ok(inner) = self.inner() {
             inner.connections.warm_up();
         }
     }
@@ -221,13 +249,25 @@ impl OptimizedLLMClient {
     /// Returns what all requests did so far.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn get_metrics(&self) -> ClientMetrics {
-        self.inner.get().map(|inner| inner.metrics()).unwrap_or_default()
+        self.routes.get().map(|routes| routes.metrics()).unwrap_or_default()
     }
 
     /// Returns the translation between the conversation and the endpoint's wire format. An error,
     /// like those below, says that the client has not started.
     pub fn provider(&self) -> Result<&dyn Provider, LlmError> {
         Ok(&*self.inner()?.provider)
+    }
+
+    /// Returns where the next request goes, as a number for [`place`](Self::place).
+    pub fn route(&self) -> usize {
+        self.routes.get().map_or(0, |routes| routes.choose())
+    }
+
+    /// Returns what is needed to make a request for one of the endpoints; 0 is the first.
+    pub fn place(&self, route: usize) -> Result<Place<'_>, LlmError> {
+        let inner = self.routes()?.get(route)?;
+        let (endpoint, limits, provider) = (&inner.endpoint, &inner.limits, &*inner.provider);
+        Ok(Place { endpoint, limits, provider })
     }
 
     /// Returns the endpoint.
@@ -244,27 +284,45 @@ impl OptimizedLLMClient {
     /// here; nothing is sent before the stream is asked for its first event. The very same request
     /// that is on its way already is not sent a second time: both hear one answer.
     pub fn send(&self, body: impl Into<RequestBody>, tools: &[String]) -> ResponseStream {
-        match self.inner() {
-            Ok(inner) => inner.ask(body.into(), tools, inner.limits.temperature, 0),
-            Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
-        }
+        self.send_to(0, body, tools)
+    }
+
+    /// Does the same with a body that was made for another of the endpoints.
+    pub fn send_to(
+        &self,
+        route: usize,
+        body: impl Into<RequestBody>,
+        tools: &[String],
+    ) -> ResponseStream {
+        self.ask(route, Rest::whole(), body.into(), tools)
+    }
+
+    /// Goes on with a request that left its endpoint, with a body that was made for the one that it
+    /// goes to. Its clock and its attempts go on, too.
+    pub fn go_on(
+        &self,
+        onward: Onward,
+        body: impl Into<RequestBody>,
+        tools: &[String],
+    ) -> ResponseStream {
+        self.ask(onward.route, onward.rest, body.into(), tools)
+    }
+
+    fn ask(&self, route: usize, rest: Rest, body: RequestBody, tools: &[String]) -> ResponseStream {
+        let stream = self.routes().and_then(|routes| {
+            let temperature = routes.get(route)?.limits.temperature;
+            routes.ask(route, rest, Asked { body, tools, temperature, sample: 0 })
+        });
+        stream.unwrap_or_else(ResponseStream::failed)
     }
 
     /// Renders and sends a request without tools.
     pub fn stream(&self, request: &LLMRequest) -> ResponseStream {
-        match self.inner() {
-            Ok(inner) => {
-                let temperature = request.temperature.or(inner.limits.temperature);
-                let rules = inner.provider.images();
-                if let Err(error) =
-                    request.messages.iter().try_for_each(|m| rules.check(m.images()))
-                {
-                    return ResponseStream { source: Source::Failed(Some(error.into())) };
-                }
-                inner.ask(inner.render(request), &[], temperature, request.sample)
-            }
-            Err(error) => ResponseStream { source: Source::Failed(Some(error)) },
-        }
+        let stream = self.routes().and_then(|routes| {
+            let again = Again { routes: Arc::clone(routes), request: request.clone() };
+            again.ask(routes.choose(), Rest::whole())
+        });
+        stream.unwrap_or_else(ResponseStream::failed)
     }
 
     /// Sends a request and returns the whole answer. The very same request gets the same answer
@@ -291,6 +349,7 @@ impl Inner {
         endpoint: Endpoint,
         limits: ClientLimits,
         folders: Folders<'_>,
+        counters: Arc<Counters>,
     ) -> Result<Self, LlmError> {
         let provider = provider::of(&endpoint);
         let unusable = |what: String| LlmError::Endpoint { what };
@@ -340,30 +399,35 @@ impl Inner {
             warm: Mutex::default(),
             limiter,
             endpoint,
+            breaker: Breaker::new(limits.breaker),
             limits,
             provider,
             connections,
             transport: Transport::Network,
             url,
             headers,
-            counters: Counters::default(),
+            counters,
+            first_bytes: Histogram::default(),
             unshared: AtomicU64::new(0),
         })
     }
 
-    fn metrics(&self) -> ClientMetrics {
-        let metrics = self.counters.metrics();
-        let opened = self.connections.opened();
-        let sent = metrics.attempts.iter().filter(|(outcome, _)| *outcome != Outcome::Unreachable);
-        let sent: u64 = sent.map(|(_, count)| count).sum();
-        ClientMetrics {
-            connections_opened: opened,
-            connections_opened_ahead: self.connections.opened_ahead(),
-            connections_reused: sent.saturating_sub(opened),
-            disk_failures: self.answers.disk_failures(),
-            limits_unshared: self.unshared.load(Ordering::Relaxed),
-            ..metrics
+    /// Begins an attempt's line of the ledger.
+    fn running(&self, attempt: u32) -> Running {
+        Running::begin(attempt, &self.endpoint.model, self.limits.price)
+    }
+
+    /// Enters an attempt into the ledger.
+    fn enter(&self, attempt: &Attempt) {
+        self.counters.attempt(attempt);
+        if let Some(first_byte) = attempt.first_byte {
+            self.first_bytes.record(first_byte);
         }
+    }
+
+    /// Returns how long answers took to begin.
+    fn first_bytes(&self) -> Percentiles {
+        self.first_bytes.percentiles()
     }
 
     fn render(&self, request: &LLMRequest) -> RequestBody {
@@ -383,49 +447,6 @@ impl Inner {
             conversation.push_with(&provider.segment(message), Images::of(message.images()));
         }
         provider.frame(&conversation)
-    }
-
-    /// Asks for an answer: one that was kept, one that is on its way, or one of its own.
-    fn ask(
-        self: &Arc<Self>,
-        body: RequestBody,
-        tools: &[String],
-        temperature: Option<f32>,
-        sample: u32,
-    ) -> ResponseStream {
-        let key = self.request_key(&body, tools, sample);
-        let kept = self.limits.answers.entries > 0
-            && (self.limits.keep_all_answers || temperature.is_some_and(|t| t <= 0.0));
-        let mut warning = None;
-        if kept {
-            let (answer, told) = self.answers.get(&key);
-            if let Some(answer) = answer {
-                self.counters.kept();
-                let listener = Shared::again(self, key, answer.events());
-                return ResponseStream { source: Source::Heard(listener) };
-            }
-            warning = told;
-        }
-        let begin = || {
-            self.counters.request();
-            let attempts = Attempts::new(Arc::clone(self), body, tools.to_vec(), warning);
-            Shared::begin(self, key, kept.then(Kept::default), attempts)
-        };
-        let listener = if self.limits.shared_bytes == 0 {
-            begin()
-        } else {
-            let mut flights = self.flights();
-            let joined = flights.get(&key).and_then(Weak::upgrade).and_then(|s| s.join());
-            if joined.is_some() {
-                self.counters.shared();
-            }
-            joined.unwrap_or_else(|| {
-                let listener = begin();
-                flights.insert(key, listener.shared());
-                listener
-            })
-        };
-        ResponseStream { source: Source::Heard(listener) }
     }
 
     /// Names all that an answer depends on.
@@ -613,6 +634,8 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
 #[must_use = "nothing is sent before the first event is asked for"]
 pub struct ResponseStream {
     source: Source,
+    /// How to ask elsewhere, where the client knows what is asked.
+    again: Option<Again>,
 }
 
 #[derive(Debug)]
@@ -623,14 +646,50 @@ enum Source {
     Failed(Option<LlmError>),
 }
 
+/// A request that can be made for any endpoint.
+struct Again {
+    routes: Arc<Routes>,
+    request: LLMRequest,
+}
+
+impl fmt::Debug for Again {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Again")
+    }
+}
+
+impl Again {
+    fn ask(self, route: usize, rest: Rest) -> Result<ResponseStream, LlmError> {
+        let (inner, request) = (self.routes.get(route)?, &self.request);
+        let rules = inner.provider.images();
+        request.messages.iter().try_for_each(|message| rules.check(message.images()))?;
+        let temperature = request.temperature.or(inner.limits.temperature);
+        let (body, sample) = (inner.render(request), request.sample);
+        let asked = Asked { body, tools: &[], temperature, sample };
+        let stream = self.routes.ask(route, rest, asked)?;
+        Ok(ResponseStream { again: Some(self), ..stream })
+    }
+}
+
 impl ResponseStream {
+    fn failed(error: LlmError) -> Self {
+        Self { source: Source::Failed(Some(error)), again: None }
+    }
+
     /// Returns the next event; none after the answer or an error. Dropping the returned future
     /// loses nothing. Ask until none comes: reading the last bytes is what keeps the connection.
     pub async fn next(&mut self) -> Option<Result<StreamEvent, LlmError>> {
-        match &mut self.source {
+        let event = match &mut self.source {
             Source::Heard(listener) => listener.next().await,
             Source::Failed(error) => error.take().map(Err),
+        };
+        if let Some(Ok(StreamEvent::FailOver(onward))) = &event
+            && let Some(again) = self.again.take()
+        {
+            let stream = again.ask(onward.route, onward.rest.clone());
+            *self = stream.unwrap_or_else(Self::failed);
         }
+        event
     }
 
     /// Ends the request before its answer did; returns what the attempt came to. None when somebody

@@ -6,6 +6,7 @@ mod bad_input;
 mod compaction;
 mod configuration;
 mod decoding;
+mod elsewhere;
 mod engine;
 mod escapes;
 mod fallbacks;

@@ -18,7 +18,7 @@ use vtcode_core::core::journal::{
 use vtcode_core::core::memory_budget::MemoryBudget;
 use vtcode_core::core::optimized_agent::{AgentOutcome, Confirm, OptimizedAgentEngine};
 use vtcode_core::llm::message::{Message, Part, Setup, tool_calls};
-use vtcode_core::llm::optimized_client::OptimizedLLMClient;
+use vtcode_core::llm::optimized_client::{Folders, OptimizedLLMClient, Route};
 use vtcode_core::llm::provider;
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::sandbox::Sandbox;
@@ -85,6 +85,7 @@ pub(crate) struct Session {
     on_event: Option<OnEvent>,
     confirm: Option<Confirm>,
     memory: Option<MemoryBudget>,
+    fallback: Option<Endpoint>,
 }
 
 impl Session {
@@ -105,6 +106,7 @@ impl Session {
             on_event: None,
             confirm: None,
             memory: None,
+            fallback: None,
         }
     }
 
@@ -120,6 +122,12 @@ impl Session {
         when: impl Fn(&EventKind) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.cancel_when = Some(Arc::new(Box::new(when)));
+        self
+    }
+
+    /// Goes on at another endpoint when the model fails.
+    pub(crate) fn fallback(mut self, endpoint: Endpoint) -> Self {
+        self.fallback = Some(endpoint);
         self
     }
 
@@ -189,7 +197,10 @@ impl Session {
         messages: Vec<Message>,
     ) -> (Arc<OptimizedAgentEngine>, Arc<AsyncToolPipeline>) {
         let endpoint = Endpoint::new(self.wire, self.base_url(), "scripted");
-        let client = OptimizedLLMClient::with_endpoint(endpoint, self.limits.client.clone());
+        let endpoints = std::iter::once(endpoint).chain(self.fallback.clone());
+        let limits = &self.limits.client;
+        let routes = endpoints.map(|endpoint| Route { endpoint, limits: limits.clone() });
+        let client = OptimizedLLMClient::with_routes(routes.collect(), Folders::default());
         let pipeline = Arc::new(AsyncToolPipeline::with_registry(self.registry()));
         let events = Arc::clone(&self.events);
         let mut engine =

@@ -9,6 +9,7 @@ mod crash;
 mod demo;
 mod doctor;
 mod failures;
+mod fallback;
 mod fallbacks;
 mod idle;
 mod images;

@@ -2,7 +2,7 @@
 //! would pass goes out, before it is sent. Where a provider reports no usage, the size of what
 //! went over the wire is counted instead.
 
-use crate::config::limits::AgentLimits;
+use crate::config::limits::{AgentLimits, Price};
 use crate::llm::message::{Attempt, Outcome, Usage};
 
 use super::phase::Limit;
@@ -13,7 +13,13 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// What the prompt has used, and what tells how much the next request will.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
+    /// What the tokens of the model that is asked cost, if known.
+    price: Option<Price>,
     spent: Usage,
+    spent_usd: f64,
+    /// What all prompts cost, and whether some of it is not known.
+    total_usd: f64,
+    unknown: bool,
     /// The size of the request that is out, and of what its answer said so far.
     body_bytes: u64,
     answer_bytes: u64,
@@ -22,9 +28,25 @@ pub(super) struct Budget {
 }
 
 impl Budget {
+    /// Begins with a model of this price.
+    pub(super) fn at(price: Option<Price>) -> Self {
+        Self { price, ..Self::default() }
+    }
+
+    /// From here on, a model of this price is asked.
+    pub(super) fn priced(&mut self, price: Option<Price>) {
+        self.price = price;
+    }
+
     /// Another prompt begins.
     pub(super) fn begin(&mut self) {
-        self.spent = Usage::default();
+        (self.spent, self.spent_usd) = (Usage::default(), 0.0);
+    }
+
+    /// Returns what all prompts cost, if all of it is known.
+    pub(super) fn cost_usd(&self) -> Option<f64> {
+        let known = !self.unknown && (self.total_usd > 0.0 || self.price.is_some());
+        known.then_some(self.total_usd)
     }
 
     /// Returns the limit that a request of this size would pass.
@@ -36,8 +58,8 @@ impl Budget {
         {
             return Some(Limit::Tokens(max));
         }
-        let (max, price) = (limits.max_cost_usd?, limits.price?);
-        (price.of(self.spent) + price.of(next) > max).then_some(Limit::Cost(max))
+        let (max, price) = (limits.max_cost_usd?, self.price?);
+        (self.spent_usd + price.of(next) > max).then_some(Limit::Cost(max))
     }
 
     /// A request goes out.
@@ -64,13 +86,23 @@ impl Budget {
 
     /// An attempt ended.
     pub(super) fn ended(&mut self, attempt: &Attempt) {
-        if attempt.usage != Usage::default() {
-            self.spent += attempt.usage;
+        let told = attempt.usage != Usage::default();
+        if told {
             self.last = Some((self.body_bytes, attempt.usage));
-        } else if attempt.outcome == Outcome::Done {
-            let output_tokens = self.answer_bytes.div_ceil(BYTES_PER_TOKEN);
-            self.spent += Usage { output_tokens, ..self.guess(self.body_bytes) };
+        } else if !began(attempt) {
+            return;
         }
+        let output_tokens = self.answer_bytes.div_ceil(BYTES_PER_TOKEN);
+        let guess = || Usage { output_tokens, ..self.guess(self.body_bytes) };
+        let usage = if told { attempt.usage } else { guess() };
+        let cost = attempt.cost_usd.filter(|_| told).or(self.price.map(|price| price.of(usage)));
+        self.spent += usage;
+        self.spent_usd += cost.unwrap_or_default();
+        // What a provider did not tell is a guess, which bounds the prompt and is no account.
+        if told {
+            self.total_usd += cost.unwrap_or_default();
+        }
+        self.unknown |= cost.is_none();
     }
 
     /// Guesses what a request of this size uses, its answer not counted: that of the last one,
@@ -89,22 +121,42 @@ impl Budget {
     }
 }
 
+/// Returns whether the model began to answer, which a provider bills even when nobody hears it.
+fn began(attempt: &Attempt) -> bool {
+    match attempt.outcome {
+        Outcome::Done => true,
+        Outcome::Broken | Outcome::Stalled | Outcome::Cancelled | Outcome::Overtaken => {
+            attempt.first_byte.is_some()
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::limits::{Limits, Price};
+    use crate::config::limits::Limits;
+
+    const PRICE: Price = Price { input: 2.0, cached: 0.2, output: 10.0 };
 
     fn limits(max_tokens: Option<u64>, max_cost_usd: Option<f64>) -> AgentLimits {
-        let price = Some(Price { input: 2.0, cached: 0.2, output: 10.0 });
-        AgentLimits { max_tokens, max_cost_usd, price, ..Limits::full().agent }
+        AgentLimits { max_tokens, max_cost_usd, ..Limits::full().agent }
     }
 
     fn attempt(outcome: Outcome, input: u64, cached: u64, output: u64) -> Attempt {
         let usage =
             Usage { input_tokens: input, cached_input_tokens: cached, output_tokens: output };
-        Attempt { attempt: 1, outcome, usage, first_byte: None, took: Duration::ZERO }
+        Attempt {
+            attempt: 1,
+            model: String::new(),
+            outcome,
+            usage,
+            cost_usd: None,
+            first_byte: None,
+            took: Duration::ZERO,
+        }
     }
 
     #[test]
@@ -146,11 +198,35 @@ mod tests {
 
     #[test]
     fn what_the_provider_keeps_costs_less() {
-        let mut budget = Budget::default();
+        let mut budget = Budget::at(Some(PRICE));
         budget.sends(400_000);
         budget.ended(&attempt(Outcome::Done, 100_000, 90_000, 1000));
         // 10,000 fresh, 90,000 cached and 1,000 out cost 4.8 cents; the next one 2 if it is kept.
         assert_eq!(budget.passed_by(400_000, &limits(None, Some(0.07))), None);
         assert_eq!(budget.passed_by(400_000, &limits(None, Some(0.06))), Some(Limit::Cost(0.06)));
+    }
+
+    #[test]
+    fn an_attempt_that_broke_off_is_paid_for_at_the_price_of_who_began_it() {
+        let cents = |cents: f64| limits(None, Some(cents / 100.0));
+        let mut budget = Budget::at(Some(PRICE));
+        budget.sends(400_000);
+        // 100,000 in and 1,000 out cost 21 cents there.
+        let broken = attempt(Outcome::Broken, 100_000, 0, 1000);
+        budget.ended(&Attempt { cost_usd: Some(0.21), ..broken });
+        budget.priced(Some(Price { input: 1.0, cached: 1.0, output: 1.0 }));
+        assert_eq!(budget.passed_by(400_000, &cents(31.1)), None);
+        assert_eq!(budget.passed_by(400_000, &cents(30.9)), Some(Limit::Cost(0.309)));
+        assert_eq!(budget.cost_usd(), Some(0.21));
+
+        // Nobody said what this one used, but it had begun.
+        let mut budget = Budget::at(Some(PRICE));
+        budget.sends(400_000);
+        let broken = attempt(Outcome::Broken, 0, 0, 0);
+        budget.ended(&broken);
+        assert_eq!(budget.passed_by(400_000, &cents(20.1)), None, "it never began");
+        budget.ended(&Attempt { first_byte: Some(Duration::ZERO), ..broken });
+        assert_eq!(budget.passed_by(400_000, &cents(39.9)), Some(Limit::Cost(0.399)));
+        assert_eq!(budget.cost_usd(), Some(0.0), "what is only guessed is on no account");
     }
 }

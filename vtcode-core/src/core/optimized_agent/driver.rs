@@ -23,7 +23,7 @@ use crate::core::event::EventKind;
 use crate::core::journal::Journal;
 use crate::core::memory_budget::Charge;
 use crate::llm::message::{Message, Part, Prompt, Setup, ToolCall, Usage};
-use crate::llm::optimized_client::ResponseStream;
+use crate::llm::optimized_client::{Onward, ResponseStream};
 use crate::llm::provider::Provider;
 use crate::tools::async_pipeline::{BeforeEffect, ToolResult};
 use crate::tools::tool::FileChange;
@@ -32,6 +32,7 @@ mod asking;
 mod attaching;
 mod calls;
 mod compacting;
+mod elsewhere;
 mod history;
 mod journalling;
 mod measuring;
@@ -40,6 +41,7 @@ mod oversize;
 mod rendering;
 mod stream;
 
+use elsewhere::setup_for;
 use history::{Storing, rendering};
 use journalling::{Out, before_effect};
 use measuring::Meter;
@@ -52,7 +54,10 @@ pub(super) struct Run<'a> {
     engine: &'a OptimizedAgentEngine,
     /// What the session may use, as it was last said.
     limits: AgentLimits,
+    /// The endpoint that is asked, its translation, and what a request carries besides messages.
+    route: usize,
     provider: &'a dyn Provider,
+    setup: Setup,
     out: Arc<Out>,
     prompts: mpsc::Receiver<(Prompt, Charge)>,
     journal: Option<Journal>,
@@ -78,6 +83,8 @@ pub(super) struct Run<'a> {
     call_ids: CallIds,
     attachments: Attachments,
     stream: Option<ResponseStream>,
+    /// A request that leaves its endpoint.
+    onward: Option<Onward>,
     /// The words of the answer's unfinished part, kept if the answer is interrupted.
     unfinished: String,
     /// The words of the answer's finished parts, where they must be of some kind.
@@ -108,24 +115,22 @@ impl<'a> Run<'a> {
     pub(super) fn new(engine: &'a OptimizedAgentEngine, begin: Begin) -> Result<Self, EngineError> {
         let Begin { prompts, mut journal, system, messages, sent } = begin;
         let call_ids = CallIds::after(&messages);
-        let (endpoint, client) = (engine.client.endpoint()?, engine.client.limits()?);
+        let first = engine.client.place(0)?;
+        let (endpoint, client) = (first.endpoint, first.limits);
         let setup = Setup {
-            model: endpoint.model.clone(),
             system,
             tools: engine.pipeline.registry().specs(),
-            max_output_tokens: client.max_output_tokens,
-            max_output_chosen: client.max_output_chosen,
             // Without a name that is new each time, a later run can send the very same request.
             session_id: if client.keep_all_answers {
                 String::new()
             } else {
                 engine.session_id.clone()
             },
-            temperature: client.temperature,
-            effort: client.effort,
             answer_schema: engine.answer_schema.as_ref().map(AnswerSchema::schema),
+            ..Setup::default()
         };
-        let provider = engine.client.provider()?;
+        let setup = setup_for(&setup, &first);
+        let provider = first.provider;
         let wire = rendering(endpoint);
         let render = |message: &Message| self::rendering::rendered(provider, message);
         let past = journal.as_mut().map(|journal| journal.past(&wire, render)).transpose()?;
@@ -148,6 +153,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             engine,
             limits: engine.limits.clone(),
+            route: 0,
             provider,
             out: Arc::new(Out::new(started, &engine.sinks)),
             prompts,
@@ -156,19 +162,21 @@ impl<'a> Run<'a> {
             syncing: None,
             storing: Storing::default(),
             wire,
-            tool_names: setup.tools.into_iter().map(|tool| tool.name.into_owned()).collect(),
+            tool_names: setup.tools.iter().map(|tool| tool.name.clone().into_owned()).collect(),
+            setup,
             conversation,
             messages: journal_less.then_some(messages),
             compacted_at: None,
             summing_up: false,
             place: endpoint.to_string(),
             prefixes,
-            budget: Budget::default(),
+            budget: Budget::at(client.price.or(engine.limits.price)),
             meter: Meter::new(engine.limits.measured),
             repeats,
             call_ids,
             attachments,
             stream: None,
+            onward: None,
             unfinished: String::new(),
             said: String::new(),
             usage: Usage::default(),
@@ -236,6 +244,7 @@ impl<'a> Run<'a> {
                 }
                 event = next_event(&mut self.stream), if self.stream.is_some() => {
                     self.stream_event(event);
+                    self.go_on_elsewhere().await;
                 }
                 prompt = self.prompts.recv(), if idle => {
                     return match prompt {
@@ -343,6 +352,7 @@ impl<'a> Run<'a> {
             session_id: self.engine.session_id.clone(),
             end: self.end,
             usage: self.total,
+            cost_usd: self.budget.cost_usd(),
             turns: self.turns,
             changes: sum_changes(self.changes),
         }

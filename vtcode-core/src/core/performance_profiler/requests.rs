@@ -46,6 +46,7 @@ impl Requests {
         let each = self.answering.checked_div(u32::try_from(usage.output_tokens).unwrap_or(0));
         format!(
             "model requests: {}; {} kept, {} shared; {} waits, {}; {} hedged, {} won; \
+             {} failed over; \
              connections: {} opened, {} of them ahead, {} used again\n  \
              {} tokens in ({} cached), {} out; first byte {} (p95 {}, p99 {}); {} a token\n",
             attempts.join(", "),
@@ -55,6 +56,7 @@ impl Requests {
             show(counts.waited),
             counts.hedges,
             counts.hedges_won,
+            counts.failovers,
             counts.connections_opened,
             counts.connections_opened_ahead,
             counts.connections_reused,

@@ -123,8 +123,10 @@ impl Kept {
         events.push(StreamEvent::Delta(Delta::Finish(self.finish)));
         events.push(StreamEvent::AttemptEnded(Attempt {
             attempt: 1,
+            model: String::new(),
             outcome: Outcome::Kept,
             usage: Usage::default(),
+            cost_usd: None,
             first_byte: None,
             took: Duration::ZERO,
         }));

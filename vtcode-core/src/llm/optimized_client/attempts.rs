@@ -14,12 +14,14 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::body::outgoing;
+use super::breaker::Pass;
 use super::clocks::{Clock, Clocks};
-use super::error::LlmError;
+use super::error::{Leaves, LlmError};
 use super::hedge::{self, Body, Opened, Opening, Second, opening};
 use super::ledger::Running;
 use super::rate::{Reservation, Told};
 use super::retry::{self, Budget};
+use super::routes::{Onward, Rest, Routes};
 use super::{Inner, StreamEvent, connect, root_cause};
 use crate::core::conversation::RequestBody;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
@@ -40,6 +42,10 @@ const MAX_DRAIN_WAIT: Duration = Duration::from_millis(50);
 /// A streamed answer. Dropping it ends the request and closes its connection, unless the answer
 /// was read to its end.
 pub(super) struct Attempts {
+    routes: Arc<Routes>,
+    /// The endpoint that it is at, and those that it left.
+    at: usize,
+    left: Vec<usize>,
     client: Arc<Inner>,
     body: RequestBody,
     tools: Vec<String>,
@@ -57,6 +63,8 @@ pub(super) struct Attempts {
     /// The place that the attempt took in the rate limits.
     reservation: Option<Reservation>,
     running: Option<Running>,
+    /// The attempt's way past the endpoint's breaker.
+    pass: Option<Pass>,
     /// When the answer is late enough to ask for it a second time, and who does.
     late_at: Option<Instant>,
     second: Option<Second>,
@@ -139,15 +147,27 @@ impl Drop for Attempts {
 }
 
 impl Attempts {
+    /// Returns a request to an endpoint; `rest` is what is left of it.
     pub(super) fn new(
-        client: Arc<Inner>,
+        routes: &Arc<Routes>,
+        (at, rest): (usize, Rest),
         body: RequestBody,
         tools: Vec<String>,
         warning: Option<String>,
     ) -> Self {
-        let clocks = Clocks::start(&client.limits, &client.counters.first_bytes());
-        let budget = Budget::new(&client.limits);
+        let client = Arc::clone(routes.get(at).unwrap_or(routes.first()));
+        // What a request as a whole may use is what the first endpoint's limits say.
+        let limits = &routes.first().limits;
+        let clocks = Clocks::start(limits, &client.first_bytes());
+        let clocks = match rest.total_at {
+            Some(total_at) => clocks.going_on(total_at),
+            None => clocks,
+        };
+        let budget = Budget::new(limits, rest.attempt, routes.left(at, &rest.left));
         Self {
+            routes: Arc::clone(routes),
+            at,
+            left: rest.left,
             client,
             body,
             tools,
@@ -160,6 +180,7 @@ impl Attempts {
             committed: false,
             reservation: None,
             running: None,
+            pass: None,
             late_at: None,
             second: None,
         }
@@ -197,6 +218,9 @@ impl Attempts {
                 // before every request. bench: bench-agent, response end to next request
                 if *until > Instant::now() {
                     sleep_until(*until).await;
+                }
+                if self.left_alone() {
+                    return;
                 }
                 match self.client.limiter.clone() {
                     Some(limiter) => {
@@ -326,7 +350,7 @@ impl Attempts {
             _ => {
                 place.into_iter().for_each(Reservation::failed);
                 let attempt = second.running.end(Outcome::Failed);
-                self.client.counters.attempt(&attempt);
+                self.client.enter(&attempt);
                 self.ready.push_back(StreamEvent::AttemptEnded(attempt));
             }
         }
@@ -336,7 +360,7 @@ impl Attempts {
     fn overtaken(&mut self, running: Option<Running>) {
         if let Some(running) = running {
             let attempt = running.end(Outcome::Overtaken);
-            self.client.counters.attempt(&attempt);
+            self.client.enter(&attempt);
             self.ready.push_back(StreamEvent::AttemptEnded(attempt));
         }
     }
@@ -368,14 +392,20 @@ impl Attempts {
             });
         }
         let wait = reservation.wait;
-        if wait >= self.clocks.left() {
+        let error = LlmError::RateLimited {
+            retry_after: Some(wait),
+            message: "its limits leave no room before that".to_owned(),
+        };
+        let elsewhere = self.elsewhere().filter(|_| error.leaves() == Leaves::AtOnce);
+        if elsewhere.is_some() || wait >= self.clocks.left() {
             // Dropped, it gives its place back.
             drop(reservation);
-            self.failed = Some(LlmError::RateLimited {
-                retry_after: Some(wait),
-                message: "its limits leave no room before that".to_owned(),
-            });
-            self.state = State::Ended;
+            if let Some(route) = elsewhere {
+                self.fail_over(route, self.budget.attempt(), &error);
+            } else {
+                self.failed = Some(error);
+                self.state = State::Ended;
+            }
             return;
         }
         self.reservation = Some(reservation);
@@ -389,7 +419,8 @@ impl Attempts {
     }
 
     fn attempt(&mut self) {
-        self.running = Some(Running::begin(self.budget.attempt()));
+        self.running = Some(self.client.running(self.budget.attempt()));
+        self.pass = Some(self.client.breaker.enter());
         let client = &self.client;
         self.clocks.attempt();
         let request = client
@@ -399,7 +430,7 @@ impl Attempts {
             .headers(client.headers.clone())
             .body(outgoing(self.body.clone()));
         client.hedges.earn(client.limits.hedge_budget);
-        self.late_at = hedge::late_at(client, &self.body, &client.counters.first_bytes());
+        self.late_at = hedge::late_at(client, &self.body, &client.first_bytes());
         self.state = State::Sending(opening(client.transport.send(request, self.body.len())));
     }
 
@@ -565,12 +596,23 @@ impl Attempts {
             }
         }
         let attempt = running.end(outcome);
-        self.client.counters.attempt(&attempt);
+        self.client.enter(&attempt);
+        if let Some(pass) = self.pass.take() {
+            match outcome {
+                Outcome::Done => pass.ended(true),
+                Outcome::Unreachable | Outcome::Stalled | Outcome::Failed | Outcome::Broken => {
+                    pass.ended(false);
+                }
+                // Nothing is known of its health.
+                _ => drop(pass),
+            }
+        }
         Some(attempt)
     }
 
     /// Ends this attempt: with another one, or for good.
     fn fail(&mut self, error: LlmError) {
+        let was_probe = self.pass.as_ref().is_some_and(Pass::is_probe);
         let attempt = self.attempt_ended(Outcome::from(&error));
         self.ready.extend(attempt.map(StreamEvent::AttemptEnded));
         let second = self.second.take();
@@ -586,7 +628,29 @@ impl Attempts {
                 self.clocks.was_impatient(&self.client.limits);
             }
         }
+        let leaves = if self.committed { Leaves::Never } else { error.leaves() };
+        // Who only finds out whether an endpoint answers again does not insist, and nobody does at
+        // one that fails everybody.
+        let had_its_share =
+            self.budget.had_its_share() || was_probe || !self.client.breaker.admits();
+        let elsewhere = self.elsewhere().zip(self.budget.elsewhere()).filter(|_| match leaves {
+            Leaves::Never => false,
+            Leaves::WithItsShare => had_its_share,
+            Leaves::AtOnce => true,
+        });
+        if let Some((route, attempt)) = elsewhere {
+            self.fail_over(route, attempt, &error);
+            return;
+        }
         let wait = if self.committed { None } else { self.budget.next(&error, self.clocks.left()) };
+        // What no wait mends here may be no trouble elsewhere.
+        if wait.is_none()
+            && leaves == Leaves::WithItsShare
+            && let Some((route, attempt)) = self.elsewhere().zip(self.budget.elsewhere())
+        {
+            self.fail_over(route, attempt, &error);
+            return;
+        }
         let Some(wait) = wait else {
             self.failed = Some(error);
             self.state = State::Ended;
@@ -598,5 +662,37 @@ impl Attempts {
             cause: error.to_string(),
         });
         self.state = State::Waiting { until: Instant::now() + wait };
+    }
+
+    /// Returns the endpoint at which the request could go on.
+    fn elsewhere(&self) -> Option<usize> {
+        self.routes.after(self.at, &self.left)
+    }
+
+    /// Leaves an endpoint that has failed others meanwhile, without asking it; false when it may be
+    /// asked, or there is no other.
+    fn left_alone(&mut self) -> bool {
+        if self.client.breaker.admits() {
+            return false;
+        }
+        let Some(route) = self.elsewhere() else { return false };
+        self.hand_over(route, self.budget.attempt(), "it failed too often lately".to_owned());
+        true
+    }
+
+    /// Goes on at another endpoint because of what happened at this one, which is left alone for a
+    /// while: no further request has to find out the same.
+    fn fail_over(&mut self, route: usize, attempt: u32, error: &LlmError) {
+        self.client.breaker.trip(error.retry_after());
+        self.hand_over(route, attempt, error.to_string());
+    }
+
+    fn hand_over(&mut self, route: usize, attempt: u32, cause: String) {
+        self.client.counters.failed_over();
+        let mut left = std::mem::take(&mut self.left);
+        left.push(self.at);
+        let rest = Rest { attempt, total_at: Some(self.clocks.total_at()), left };
+        self.ready.push_back(StreamEvent::FailOver(Onward { route, rest, cause }));
+        self.state = State::Ended;
     }
 }

@@ -85,6 +85,16 @@ impl Clocks {
         }
     }
 
+    /// Goes on with the total clock of a request that began elsewhere.
+    pub(super) fn going_on(self, total_at: Instant) -> Self {
+        Self { total_at, attempt: (total_at, Clock::Total), ..self }
+    }
+
+    /// Returns when the total clock ends.
+    pub(super) fn total_at(&self) -> Instant {
+        self.total_at
+    }
+
     /// An attempt begins. The connection's own clock runs below this one, in the connector; when
     /// it hands over cannot be seen from here, so the first byte has the time of both.
     pub(super) fn attempt(&mut self) {

@@ -145,6 +145,15 @@ fn and_come_back(after: Option<Duration>) -> String {
     wait.map_or_else(String::new, |after| format!("; {}", come_back(Some(after))))
 }
 
+/// When a request leaves its endpoint for another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaves {
+    Never,
+    /// Once it has had its share of the attempts.
+    WithItsShare,
+    AtOnce,
+}
+
 /// How servers say it: OpenAI's code and words (also of vLLM, LM Studio and most compatible ones),
 /// Anthropic's, Gemini's, llama.cpp's, Ollama's.
 const TOO_LONG: &[&str] = &[
@@ -228,6 +237,35 @@ impl LlmError {
             | Self::Images(_)
             | Self::TooLong { .. }
             | Self::Stream(_) => false,
+        }
+    }
+
+    /// Returns when a request leaves its endpoint for another one because of it.
+    pub(super) fn leaves(&self) -> Leaves {
+        /// A wait that is longer is spent better elsewhere.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        if self.is_too_long() {
+            return Leaves::Never;
+        }
+        match self {
+            // What is wrong is the endpoint's: its name, its key, its account, or that it does not
+            // answer in time.
+            Self::Untrusted { .. }
+            | Self::NoTls { .. }
+            | Self::Auth { .. }
+            | Self::NotFound { .. }
+            | Self::NotAModel { .. }
+            | Self::BadRequest { status: 300..=399 | 402 | 429, .. } => Leaves::AtOnce,
+            Self::TimedOut { clock, .. } if *clock != Clock::Total => Leaves::AtOnce,
+            Self::RateLimited { retry_after: Some(wait), .. }
+            | Self::Server { retry_after: Some(wait), .. }
+                if *wait > PATIENCE =>
+            {
+                Leaves::AtOnce
+            }
+            error if error.is_temporary() => Leaves::WithItsShare,
+            // What is wrong is the request, and it would be elsewhere, too.
+            _ => Leaves::Never,
         }
     }
 

@@ -116,7 +116,7 @@ impl Second {
             }
             (Some(reservation), opening.await)
         });
-        Self { running: Running::begin(attempt), opening }
+        Self { running: client.running(attempt), opening }
     }
 }
 

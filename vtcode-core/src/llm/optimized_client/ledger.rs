@@ -1,12 +1,13 @@
 //! What became of every attempt: its facts come in as they happen, one [`Attempt`] goes out at its
-//! end, and the sums stay in [`ClientMetrics`]. Knows no price and writes no file: the event
-//! stream carries each attempt to who does.
+//! end with what it cost, and the sums stay in [`ClientMetrics`]. Writes no file: the event stream
+//! carries each attempt to who does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::limits::Price;
 use crate::core::event::ClientCounts;
 use crate::core::performance_profiler::{Histogram, Percentiles};
 use crate::llm::message::{Attempt, Outcome, Usage};
@@ -34,14 +35,18 @@ impl From<&LlmError> for Outcome {
 #[derive(Debug)]
 pub(super) struct Running {
     attempt: u32,
+    model: String,
+    price: Option<Price>,
     began: Instant,
     first_byte: Option<Duration>,
     usage: Usage,
 }
 
 impl Running {
-    pub(super) fn begin(attempt: u32) -> Self {
-        Self { attempt, began: Instant::now(), first_byte: None, usage: Usage::default() }
+    pub(super) fn begin(attempt: u32, model: &str, price: Option<Price>) -> Self {
+        let model = model.to_owned();
+        let (began, first_byte, usage) = (Instant::now(), None, Usage::default());
+        Self { attempt, model, price, began, first_byte, usage }
     }
 
     pub(super) fn first_byte(&mut self) {
@@ -59,8 +64,10 @@ impl Running {
     pub(super) fn end(self, outcome: Outcome) -> Attempt {
         Attempt {
             attempt: self.attempt,
+            model: self.model,
             outcome,
             usage: self.usage,
+            cost_usd: self.price.map(|price| price.of(self.usage)),
             first_byte: self.first_byte,
             took: self.began.elapsed(),
         }
@@ -87,8 +94,14 @@ pub struct ClientMetrics {
     pub hedges: u64,
     /// Of these, the ones whose second request began first.
     pub hedges_won: u64,
+    /// Requests that left an endpoint for another one.
+    pub failovers: u64,
     /// Tokens that the provider reported, all attempts together.
     pub usage: Usage,
+    /// What they cost, in US dollars, as far as prices are known.
+    pub cost_usd: f64,
+    /// Each endpoint that requests may go to, in order.
+    pub endpoints: Vec<EndpointMetrics>,
     /// Connections that were opened.
     pub connections_opened: u64,
     /// Of these, the ones that stood before their request came.
@@ -103,6 +116,18 @@ pub struct ClientMetrics {
     pub limits_unshared: u64,
 }
 
+/// What one endpoint did so far.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct EndpointMetrics {
+    /// Wire, address and model.
+    pub endpoint: String,
+    /// From a request sent to the first byte of its answer.
+    pub first_byte: Percentiles,
+    /// False while it is left alone because it failed.
+    pub admits: bool,
+}
+
 impl ClientMetrics {
     /// Returns the counts as an event tells them.
     pub fn counts(&self) -> ClientCounts {
@@ -115,6 +140,7 @@ impl ClientMetrics {
             waited: self.waited,
             hedges: self.hedges,
             hedges_won: self.hedges_won,
+            failovers: self.failovers,
             connections_opened: self.connections_opened,
             connections_opened_ahead: self.connections_opened_ahead,
             connections_reused: self.connections_reused,
@@ -138,6 +164,9 @@ pub(super) struct Counters {
     shared: AtomicU64,
     hedges: AtomicU64,
     hedges_won: AtomicU64,
+    failovers: AtomicU64,
+    /// In billionths of a dollar.
+    cost_nanos: AtomicU64,
     input: AtomicU64,
     cached: AtomicU64,
     output: AtomicU64,
@@ -165,6 +194,10 @@ impl Counters {
         self.hedges_won.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn failed_over(&self) {
+        self.failovers.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn waits(&self, wait: Duration) {
         self.waits.fetch_add(1, Ordering::Relaxed);
         let wait = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
@@ -177,6 +210,10 @@ impl Counters {
         self.input.fetch_add(attempt.usage.input_tokens, order);
         self.cached.fetch_add(attempt.usage.cached_input_tokens, order);
         self.output.fetch_add(attempt.usage.output_tokens, order);
+        // A second stands for a dollar: its nanoseconds are the billionth parts.
+        let cost = attempt.cost_usd.and_then(|usd| Duration::try_from_secs_f64(usd).ok());
+        let cost_nanos = cost.unwrap_or_default().as_nanos();
+        self.cost_nanos.fetch_add(u64::try_from(cost_nanos).unwrap_or(u64::MAX), order);
         if let Some(first_byte) = attempt.first_byte {
             self.first_byte.record(first_byte);
         }
@@ -192,6 +229,8 @@ impl Counters {
             answers_shared: read(&self.shared),
             hedges: read(&self.hedges),
             hedges_won: read(&self.hedges_won),
+            failovers: read(&self.failovers),
+            cost_usd: read(&self.cost_nanos) as f64 / 1e9,
             waits: read(&self.waits),
             waited: Duration::from_micros(read(&self.waited_us)),
             usage: Usage {
@@ -199,13 +238,8 @@ impl Counters {
                 cached_input_tokens: read(&self.cached),
                 output_tokens: read(&self.output),
             },
-            first_byte: self.first_bytes(),
+            first_byte: self.first_byte.percentiles(),
             ..ClientMetrics::default()
         }
-    }
-
-    /// Returns how long answers took to begin.
-    pub(super) fn first_bytes(&self) -> Percentiles {
-        self.first_byte.percentiles()
     }
 }

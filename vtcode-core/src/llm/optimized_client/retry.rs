@@ -23,17 +23,33 @@ pub(super) struct Budget {
     /// The attempt that runs, from 1.
     attempt: u32,
     attempts: u32,
+    /// The last attempt that this endpoint has while there is another one.
+    last_here: u32,
     waits: ExponentialBackoff,
 }
 
 impl Budget {
-    pub(super) fn new(limits: &ClientLimits) -> Self {
+    /// Begins with an attempt; `routes` are the endpoints that are left, this one included. Each of
+    /// them has one at least.
+    pub(super) fn new(limits: &ClientLimits, attempt: u32, routes: u32) -> Self {
         let waits = ExponentialBuilder::new()
             .with_min_delay(limits.backoff)
             .with_max_delay(MAX_BACKOFF.max(limits.backoff))
             .without_max_times()
             .build();
-        Self { attempt: 1, attempts: limits.attempts, waits }
+        let attempts = limits.attempts.max(attempt + routes - 1);
+        let share = (attempts + 1 - attempt).div_ceil(routes);
+        Self { attempt, attempts, last_here: attempt + share - 1, waits }
+    }
+
+    /// Returns whether this endpoint had its share of the attempts.
+    pub(super) fn had_its_share(&self) -> bool {
+        self.attempt >= self.last_here
+    }
+
+    /// Takes an attempt for another endpoint; returns its number, or none when none is left.
+    pub(super) fn elsewhere(&self) -> Option<u32> {
+        (self.attempt < self.attempts).then(|| self.attempt + 1)
     }
 
     /// Returns the number of the attempt that runs.
@@ -100,7 +116,33 @@ mod tests {
     }
 
     fn budget(attempts: u32) -> Budget {
-        Budget::new(&ClientLimits { attempts, ..Limits::full().client })
+        Budget::new(&ClientLimits { attempts, ..Limits::full().client }, 1, 1)
+    }
+
+    #[test]
+    fn each_endpoint_has_a_share_of_the_attempts_and_one_at_least() {
+        let shares = |attempts, routes| {
+            let limits = ClientLimits { attempts, ..Limits::full().client };
+            let (mut attempt, mut shares) = (1, Vec::new());
+            for left in (1..=routes).rev() {
+                let mut budget = Budget::new(&limits, attempt, left);
+                let mut share = 1;
+                while left > 1 && !budget.had_its_share() {
+                    budget.next(&server(None), LONG).unwrap();
+                    share += 1;
+                }
+                while left == 1 && budget.next(&server(None), LONG).is_some() {
+                    share += 1;
+                }
+                shares.push(share);
+                attempt = budget.elsewhere().unwrap_or(u32::MAX);
+            }
+            shares
+        };
+        assert_eq!(shares(5, 1), [5]);
+        assert_eq!(shares(5, 2), [3, 2]);
+        assert_eq!(shares(6, 3), [2, 2, 2]);
+        assert_eq!(shares(1, 3), [1, 1, 1]);
     }
 
     #[test]

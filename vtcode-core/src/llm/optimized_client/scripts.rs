@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use vtcode_testkit::{Reply, call, say, think};
 
-use super::transport::Sending;
+use super::routes::{Route, Routes};
+use super::transport::{Sending, Transport};
 use super::*;
 use crate::config::endpoint::Wire;
 use crate::config::limits::Limits;
@@ -290,13 +291,11 @@ impl Script {
 
     fn client(self: &Arc<Self>) -> Arc<OptimizedLLMClient> {
         let endpoint = Endpoint::new(self.wire, "http://127.0.0.1:9/v1", "m");
-        let mut inner =
-            Inner::new(endpoint, self.limits.client.clone(), Folders::default()).unwrap();
+        let route = Route { endpoint, limits: self.limits.client.clone() };
         let script = Arc::clone(self);
         let play = move |request| -> Sending { Box::pin(Arc::clone(&script).answer(request)) };
-        inner.transport = Transport::Played(Box::new(play));
-        let inner = Arc::new(OnceCell::new_with(Some(Arc::new(inner))));
-        Arc::new(OptimizedLLMClient { inner, wanted: None })
+        let transport = Transport::Played(Box::new(play));
+        Arc::new(OptimizedLLMClient::over(Routes::with_transport(route, transport).unwrap()))
     }
 
     /// What each answer billed.

@@ -172,7 +172,10 @@ impl State {
     /// Takes what the request told.
     fn tell(&mut self, told: Told, most_bytes: usize) {
         self.log_bytes += bytes(&told);
-        let last = matches!(told, Err(_) | Ok(StreamEvent::Delta(Delta::Finish(_))));
+        let last = matches!(
+            told,
+            Err(_) | Ok(StreamEvent::FailOver(_) | StreamEvent::Delta(Delta::Finish(_)))
+        );
         // One that has finished is not on its way any more.
         if last || self.log_bytes > most_bytes {
             self.joinable = false;
@@ -219,6 +222,7 @@ fn unpaid(event: StreamEvent) -> StreamEvent {
                 other => other,
             },
             usage: Usage::default(),
+            cost_usd: None,
             ..attempt
         }),
         StreamEvent::Delta(Delta::Usage(_)) => StreamEvent::Delta(Delta::Usage(Usage::default())),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::OnceCell;
 
-use super::{Folders, Inner, LlmError, OptimizedLLMClient};
+use super::{Folders, LlmError, OptimizedLLMClient, Routes};
 use crate::config::endpoint::NoProvider;
 use crate::config::env::Env;
 use crate::config::files::{self, SettingsError};
@@ -83,7 +83,7 @@ impl OptimizedLLMClient {
     ) -> Self {
         let rate_limit_rps = rate_limit_rps.into();
         let wanted = Wanted { pool_size, cache_size, rate_limit_rps, burst };
-        Self { inner: Arc::new(OnceCell::new()), wanted: Some(wanted) }
+        Self { routes: Arc::new(OnceCell::new()), wanted: Some(wanted) }
     }
 
     /// Finds the endpoint as `vtcode exec` in the current folder does: the folder's and the user's
@@ -98,11 +98,11 @@ impl OptimizedLLMClient {
 
     /// Does the same in another folder and environment.
     pub async fn start_in(&self, folder: &Path, env: &Env) -> Result<(), StartError> {
-        self.inner.get_or_try_init(|| self.find(folder, env)).await?;
+        self.routes.get_or_try_init(|| self.find(folder, env)).await?;
         Ok(())
     }
 
-    async fn find(&self, folder: &Path, env: &Env) -> Result<Arc<Inner>, StartError> {
+    async fn find(&self, folder: &Path, env: &Env) -> Result<Arc<Routes>, StartError> {
         let mut settings = files::settings(folder, Vec::new(), env)?;
         let endpoint = discover::endpoint(&settings, env).await?;
         models::settle(&mut settings, &endpoint);
@@ -113,7 +113,8 @@ impl OptimizedLLMClient {
         let rate = sessions.as_ref().map(Sessions::rate_dir);
         let answers = sessions.as_ref().map(Sessions::answers_dir);
         let folders = Folders { rate: rate.as_deref(), answers: answers.as_deref() };
-        let inner = Inner::new(endpoint, settings.limits.client, folders)?;
-        Ok(Arc::new(inner))
+        let fallbacks = discover::fallbacks(&settings, env, &endpoint)?;
+        let routes = discover::routes(&settings, endpoint, fallbacks.endpoints);
+        Ok(Arc::new(Routes::new(routes, folders)?))
     }
 }

@@ -1,6 +1,7 @@
 //! The client against real sockets: a listener that plays canned bytes, request by request.
 
 mod connections;
+mod fallback;
 mod hedge;
 mod kept;
 mod shared;

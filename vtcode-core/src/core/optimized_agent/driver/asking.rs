@@ -7,7 +7,7 @@ use super::super::phase::{Failure, FailureKind, Input, Stop};
 use super::Run;
 use super::stream::next_event;
 use crate::core::conversation::RequestBody;
-use crate::core::event::{EventKind, PrefixChange};
+use crate::core::event::EventKind;
 use crate::llm::message::{Message, Usage};
 use crate::llm::optimized_client::StreamEvent;
 
@@ -26,29 +26,13 @@ impl Run<'_> {
         self.sync_behind();
         self.take_stored(false).await;
         self.drain().await;
-        if !self.make_room().await {
+        self.turn().await;
+        if self.stopped || !self.make_room().await {
             return;
         }
         let Some(body_bytes) = self.send().await else { return };
         self.turns += 1;
-        let (prefix, change) = self.prefixes.sends(&self.conversation, &self.place);
-        if let Some(change) = change {
-            self.tell(EventKind::PrefixChanged { change });
-            let message = match change {
-                PrefixChange::Unexplained => {
-                    "this request does not begin as the one before it did; that is a fault of VT \
-                     Code"
-                }
-                PrefixChange::ImageLost => {
-                    "an image of this session is gone from its folder; the model reads words in its \
-                     place"
-                }
-                _ => "",
-            };
-            if !message.is_empty() {
-                self.tell(EventKind::Warning { message: message.to_owned() });
-            }
-        }
+        let prefix = self.tell_prefix();
         if let Some(journal) = &mut self.journal {
             journal.mark(self.conversation.messages());
         }
@@ -104,7 +88,12 @@ impl Run<'_> {
     /// Sends the last request once more.
     pub(super) async fn ask_again(&mut self, attempt: u32, cause: String) {
         self.tell(EventKind::Retry { attempt, wait: Duration::ZERO, cause });
-        self.send().await;
+        self.drain().await;
+        let route = self.route;
+        self.turn().await;
+        if !self.stopped && self.send().await.is_some() && self.route != route {
+            self.tell_prefix();
+        }
     }
 
     /// Sends the conversation once the answer before is over, and returns the size of its body. A
@@ -118,21 +107,32 @@ impl Run<'_> {
 
     /// Sends a request once the answer before is over.
     pub(super) fn send_body(&mut self, body: RequestBody) -> Option<usize> {
-        let (body_bytes, weight) = (body.len(), body.weight());
+        let (body_bytes, weight) = (body.len(), self.admit(&body)?);
+        self.expect_answer(weight);
+        self.stream = Some(self.engine.client.send_to(self.route, body, &self.tool_names));
+        Some(body_bytes)
+    }
+
+    /// Returns the weight of a request, unless it would pass a limit, which ends the prompt.
+    pub(super) fn admit(&mut self, body: &RequestBody) -> Option<usize> {
         if !self.room_for_answer() {
             return None;
         }
+        let weight = body.weight();
         if let Some(limit) = self.budget.passed_by(weight, &self.limits) {
             self.stop(Stop::Limit(limit));
             return None;
         }
+        Some(weight)
+    }
+
+    /// A request goes out: its answer has said nothing yet.
+    pub(super) fn expect_answer(&mut self, weight: usize) {
         self.budget.sends(weight);
         self.unfinished.clear();
         self.said.clear();
         self.usage = Usage::default();
         self.began = false;
-        self.stream = Some(self.engine.client.send(body, &self.tool_names));
-        Some(body_bytes)
     }
 
     /// Reads the end of an answer's stream, so that its connection can be used again.

@@ -23,7 +23,7 @@ impl Run<'_> {
         if self.compacted_at == Some(self.conversation.messages()) {
             return true;
         }
-        let limits = self.limits.context;
+        let limits = self.context_limits();
         let Some(most) = limits.most_tokens() else { return true };
         let size = self.size();
         if size.input_tokens <= most {
@@ -48,16 +48,21 @@ impl Run<'_> {
     /// that the provider has all the rest in its cache.
     pub(super) async fn sum_up(&mut self) {
         self.drain().await;
-        let ask = self.provider.segment(&Message::user(compact::ASK));
-        let mut asking = self.conversation.clone();
-        asking.push(&ask);
-        let body = self.provider.frame(&asking);
+        let body = self.summary_body();
         if let Some(body_bytes) = self.send_body(body) {
             self.summing_up = true;
             self.turns += 1;
             let prefix = self.conversation.prefix(&self.place);
             self.tell(EventKind::RequestSent { turn: 0, body_bytes, prefix: Some(prefix) });
         }
+    }
+
+    /// Returns the request that asks for a summary.
+    pub(super) fn summary_body(&self) -> RequestBody {
+        let ask = self.provider.segment(&Message::user(compact::ASK));
+        let mut asking = self.conversation.clone();
+        asking.push(&ask);
+        self.provider.frame(&asking)
     }
 
     /// Puts a summary in the place of everything but the newest messages.
@@ -133,7 +138,7 @@ impl Run<'_> {
 
     /// Returns every message that the next request would hold. Without a journal they are kept in
     /// memory; one that cannot be read ends the prompt.
-    fn view(&mut self) -> Option<Vec<Message>> {
+    pub(super) fn view(&mut self) -> Option<Vec<Message>> {
         let Some(journal) = &self.journal else { return self.messages.clone() };
         match journal.view() {
             Ok(messages) => Some(messages),
@@ -154,7 +159,7 @@ impl Run<'_> {
         Size { bytes, input_tokens }
     }
 
-    fn frame(&self) -> RequestBody {
+    pub(super) fn frame(&self) -> RequestBody {
         self.provider.frame(&self.conversation)
     }
 

@@ -24,6 +24,10 @@ impl Run<'_> {
             Some(Ok(StreamEvent::Degraded { what })) => {
                 self.tell(EventKind::Warning { message: what });
             }
+            Some(Ok(StreamEvent::FailOver(onward))) => {
+                self.stream = None;
+                self.onward = Some(onward);
+            }
             Some(Ok(StreamEvent::AttemptEnded(attempt))) => self.attempt_ended(attempt),
             Some(Ok(StreamEvent::FirstByte)) => {
                 self.tell(EventKind::FirstByte);

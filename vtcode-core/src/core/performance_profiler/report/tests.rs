@@ -31,8 +31,10 @@ fn prompt(tool: &str) -> Vec<(u64, EventKind)> {
     let attempt = |number, outcome| {
         EventKind::AttemptEnded(Attempt {
             attempt: number,
+            model: "m".to_owned(),
             outcome,
             usage: Usage { input_tokens: 100, cached_input_tokens: 40, output_tokens: 7 },
+            cost_usd: Some(0.0002),
             first_byte: Some(ms(20)),
             took: ms(80),
         })
