@@ -40,6 +40,7 @@ mod linux {
         let plan = SandboxPlan {
             settings: &settings,
             workspace: &workspace,
+            build: None,
             private: Vec::new(),
             env: &env,
         };

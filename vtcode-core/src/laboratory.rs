@@ -4,6 +4,7 @@
 
 pub mod acts;
 pub mod corpus;
+pub mod jobs;
 pub mod judge;
 pub mod play;
 pub mod tape;

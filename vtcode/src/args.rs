@@ -121,6 +121,10 @@ pub(crate) struct Common {
     /// End with the table of where the time went
     #[arg(long)]
     pub(crate) profile: bool,
+    /// A quick check, such as "cargo check --quiet", that runs in a sandbox after edits while the
+    /// model thinks; what is new in its outcome goes to the model with the next result
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) check: Option<String>,
     /// Named configuration to start from: development, production or debug
     #[arg(long, value_name = "NAME")]
     pub(crate) preset: Option<String>,
@@ -354,4 +358,7 @@ pub(crate) struct Replay {
     /// All sessions of a corpus, added up
     #[arg(long, conflicts_with = "session")]
     pub(crate) all: bool,
+    /// Sessions that are played at the same time; one for each processor unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
 }

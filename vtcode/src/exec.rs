@@ -24,6 +24,7 @@ use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::safety::preimage::Preimages;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
+use vtcode_core::tools::builtin::run_command::Check;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
 use crate::approval;
@@ -46,6 +47,7 @@ pub(crate) struct Session {
     pub(crate) journal: Journal,
     pub(crate) workspace: Arc<Workspace>,
     pub(crate) registry: Arc<OptimizedToolRegistry>,
+    pub(crate) check: Option<Check>,
     pub(crate) preimages: Arc<Preimages>,
     pub(crate) messages: Vec<Message>,
     pub(crate) sent: Option<Prefix>,
@@ -255,6 +257,7 @@ pub(crate) fn begin(
     let workspace = workspace(&cwd, &add_dirs, &spool_dir, &preimages)?;
     let sandbox = setup::sandbox(&workspace, &settings, env)?;
     let registry = setup::registry(&workspace, spool_dir, sandbox, &settings, env)?;
+    let check = setup::check(&workspace, &registry, &settings, env);
     let endpoint = client.endpoint()?;
     let header = SessionHeader {
         format: journal::FORMAT,
@@ -278,6 +281,7 @@ pub(crate) fn begin(
         journal,
         workspace,
         registry,
+        check,
         preimages,
         messages,
         sent: None,
@@ -354,6 +358,7 @@ async fn go_on(
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
     let sandbox = setup::sandbox(&workspace, &settings, env)?;
     let registry = setup::registry(&workspace, journal.spool_dir(), sandbox, &settings, env)?;
+    let check = setup::check(&workspace, &registry, &settings, env);
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };
@@ -368,6 +373,7 @@ async fn go_on(
         journal,
         workspace,
         registry,
+        check,
         preimages,
         messages,
         sent,
@@ -491,6 +497,7 @@ pub(crate) async fn work(
         journal,
         workspace,
         registry,
+        check,
         preimages,
         messages,
         sent,
@@ -529,6 +536,9 @@ pub(crate) async fn work(
         _ => {}
     });
 
+    if let Some(check) = check {
+        engine = engine.with_check(check);
+    }
     if let Some(schema) = answer_schema {
         engine = engine.with_answer_schema(schema);
     }

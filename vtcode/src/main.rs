@@ -85,6 +85,6 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         }
         Some(Command::ApplyPatch(patch)) => local::apply_patch(patch),
         #[cfg(feature = "demo")]
-        Some(Command::Demo(options)) => demo::run(options).await,
+        Some(Command::Demo(options)) => Box::pin(demo::run(options)).await,
     }
 }

@@ -3,14 +3,14 @@
 //! Asks no model and touches no file but the one that it reads.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use vtcode_core::config::limits::{Limits, Price};
 use vtcode_core::laboratory::corpus;
+use vtcode_core::laboratory::jobs::{Draws, on_all_cores};
 use vtcode_core::laboratory::judge::Counting;
 use vtcode_core::laboratory::play::{PlayError, Played, Setting, play};
 use vtcode_core::laboratory::tape::Tape;
@@ -18,9 +18,6 @@ use vtcode_core::laboratory::tape::Tape;
 use crate::args::Replay;
 use crate::exit::{Exit, Usage};
 use crate::terminal::clean;
-
-/// The largest file that is read, unpacked.
-const FILE_BYTES: u64 = 1 << 30;
 
 /// Prices that records are reckoned with, whatever model they name: those of Claude Sonnet 4.
 const PRICE: Price = Price { input: 3.0, cached: 0.3, output: 15.0 };
@@ -55,8 +52,9 @@ pub(crate) fn run(args: &Replay) -> anyhow::Result<Exit> {
     let jobs: Vec<(usize, usize)> = (0..tapes.len())
         .flat_map(|tape| (0..variants.len()).map(move |variant| (tape, variant)))
         .collect();
-    let played =
-        on_all_cores(&jobs, |&(tape, variant)| one(&tapes[tape], &variants[variant].setting));
+    let played = on_all_cores(args.jobs, &jobs, |&(tape, variant)| {
+        one(&tapes[tape], &variants[variant].setting)
+    });
     let played: Vec<Played> = played.into_iter().collect::<anyhow::Result<_>>()?;
     let rows: Vec<&[Played]> = played.chunks(variants.len()).collect();
     let report = report(&tapes, &variants, &rows, args.all);
@@ -78,26 +76,8 @@ fn one(tape: &Tape, setting: &Setting) -> anyhow::Result<Played> {
 
 /// Reads a file, packed or not.
 fn read(path: &Path) -> anyhow::Result<String> {
-    let unreadable = |what: String| Usage(format!("cannot read `{}`: {what}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
-    let mut file = io::BufReader::new(file);
-    let packed = io::BufRead::fill_buf(&mut file)
-        .map_err(|error| unreadable(error.to_string()))?
-        .starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    let mut bytes = Vec::new();
-    let read = if packed {
-        let unpacked = ruzstd::decoding::StreamingDecoder::new(file)
-            .map_err(|error| unreadable(error.to_string()))?;
-        unpacked.take(FILE_BYTES + 1).read_to_end(&mut bytes)
-    } else {
-        file.take(FILE_BYTES + 1).read_to_end(&mut bytes)
-    };
-    read.map_err(|error| unreadable(error.to_string()))?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(unreadable("it is larger than 1 GiB".to_owned()).into());
-    }
-    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is no text".to_owned()))?;
-    Ok(text)
+    let read = std::fs::File::open(path).and_then(|file| corpus::text(io::BufReader::new(file)));
+    read.map_err(|error| Usage(format!("cannot read `{}`: {error}", path.display())).into())
 }
 
 /// Makes tapes of whichever kind of record a text is.
@@ -291,16 +271,8 @@ fn change(pairs: &[(Sum, Sum)], of: impl Fn(&Sum) -> f64) -> String {
             .fold((0.0, 0.0), |(before, after), at| (before + values[at].0, after + values[at].1));
         if before > 0.0 { 100.0 * (after / before - 1.0) } else { 0.0 }
     };
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut draw = || {
-        // xorshift64*: the same draws everywhere.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % values.len()
-    };
-    let mut ratios: Vec<f64> =
-        (0..DRAWS).map(|_| ratio(&mut (0..values.len()).map(|_| draw()))).collect();
+    let mut draws = Draws::among(values.len());
+    let mut ratios: Vec<f64> = (0..DRAWS).map(|_| ratio(&mut draws.all())).collect();
     ratios.sort_by(f64::total_cmp);
     let (low, high) = (ratios[DRAWS / 40], ratios[DRAWS - 1 - DRAWS / 40]);
     format!("{:+.2} % [{low:+.2}, {high:+.2}]", ratio(&mut (0..values.len())))
@@ -335,25 +307,4 @@ fn tokens(count: u64) -> String {
         10_000..10_000_000 => format!("{:.0}k", count as f64 / 1e3),
         _ => format!("{:.1}M", count as f64 / 1e6),
     }
-}
-
-/// Does one thing for each item, on all cores, and returns the results in order.
-fn on_all_cores<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicUsize::new(0);
-    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let work = || {
-            let mut done = Vec::new();
-            while let at = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(item) = items.get(at)
-            {
-                done.push((at, each(item)));
-            }
-            done
-        };
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("no job panics")).collect()
-    });
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
 }

@@ -22,6 +22,7 @@ use vtcode_core::safety::policy::Policy;
 use vtcode_core::safety::sandbox::{self, SandboxPlan};
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
+use vtcode_core::tools::builtin::run_command::{Check, CheckPlan};
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 
 use crate::approval;
@@ -76,6 +77,7 @@ fn command_line(common: &Common) -> Vec<(&'static str, String, &'static str)> {
         ),
         ("sandbox.network", common.allow_network.then(|| "true".into()), "--allow-network"),
         ("permissions.approval", common.ask_for_approval.as_ref().map(word), "--ask-for-approval"),
+        ("check.command", common.check.clone(), "--check"),
         ("preset", common.preset.clone(), "--preset"),
         ("client.cache", common.cache.then(|| "true".into()), "--cache"),
         ("optimization.profiling.enabled", common.profile.then(|| "true".into()), "--profile"),
@@ -180,10 +182,40 @@ pub(crate) fn quiet_sandbox(
     let made = sandbox::Sandbox::new(&SandboxPlan {
         settings: &settings.safety.sandbox,
         workspace,
+        build: None,
         private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
         env: &variables,
     });
     made.map_err(|error| Usage(crate::exit::words(&error.into())))
+}
+
+/// Returns the check that runs after edits, if the settings ask for one. One that was asked for and
+/// cannot be run is told.
+pub(crate) fn check(
+    workspace: &Workspace,
+    registry: &OptimizedToolRegistry,
+    settings: &Settings,
+    env: &Env,
+) -> Option<Check> {
+    let checks = &settings.checks;
+    if settings.limits.agent.checks.run_cpu.is_zero() {
+        return None;
+    }
+    let check = Check::new(CheckPlan {
+        command: checks.command.as_deref(),
+        detect: checks.detect,
+        safety: &settings.safety,
+        permissions: registry.permissions(),
+        workspace,
+        private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
+        env: env.vars().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        result_bytes: settings.limits.agent.checks.result_bytes,
+    });
+    check.unwrap_or_else(|error| {
+        let words = crate::exit::words(&error.into());
+        let _ = writeln!(io::stderr(), "vtcode: {words}");
+        None
+    })
 }
 
 /// Returns the built-in tools over a workspace, with what decides over their calls.

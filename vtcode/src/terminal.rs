@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use vtcode_core::core::event::{Event, EventKind};
+use vtcode_core::core::event::{CheckEnd, Event, EventKind};
 use vtcode_core::llm::message::Part;
 use vtcode_core::tools::tool::{ChangeKind, Detail, FileChange};
 
@@ -88,6 +88,18 @@ impl Terminal {
             EventKind::ToolProgress { call_id, text } => self.progress(call_id, text),
             EventKind::ToolFinished { call_id, text, is_error, detail, ran, .. } => {
                 self.finished(call_id, text, *is_error, detail, *ran);
+            }
+            EventKind::CheckEnded { command, end, ran, .. } => {
+                let how = match end {
+                    CheckEnd::Passed => "passes",
+                    CheckEnd::Failed => "fails",
+                    CheckEnd::OutOfTime => "took too long and was ended",
+                    CheckEnd::OverBudget => "used too much of the processor and was ended",
+                    CheckEnd::Unusable => "could not be run to a verdict",
+                    CheckEnd::Superseded | CheckEnd::Interrupted => return,
+                };
+                let line = format!("check `{command}` {how} ({})", span(*ran));
+                self.line(Style::Dim, &line);
             }
             EventKind::Compacting { input_tokens } => {
                 let line = format!("… the window is full ({input_tokens} tokens): summing up");

@@ -3,18 +3,20 @@
 //! Prints the curve of steps avoided against tokens attached, and where it breaks even.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use clap::Args;
 use vtcode_core::core::optimized_agent::predict::weights::{TABLE, Weights};
 use vtcode_core::core::optimized_agent::predict::worth::{Bounds, Worth};
 use vtcode_core::laboratory::corpus::{self, Session};
+use vtcode_core::laboratory::jobs::{Draws, on_all_cores};
 use vtcode_core::laboratory::judge::{Counting, Reading, Rule, Tally};
 
+mod bounds;
 mod train;
 
 use train::Example;
@@ -103,6 +105,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     println!("\nthe weights as shipped:");
     report(&folds, true);
+    print!("{}", bounds::report(&sessions));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -112,7 +115,7 @@ fn fold<'a>(
 ) -> Vec<Fold<'a>> {
     let alone = readings.len() == 1;
     let folds: Vec<usize> = (0..readings.len()).collect();
-    let weights = on_all_cores(&folds, |&out| {
+    let weights = on_all_cores(None, &folds, |&out| {
         let others = examples.iter().enumerate().filter(|(at, _)| *at != out);
         let others: Vec<&[Example]> = others.map(|(_, examples)| examples.as_slice()).collect();
         if alone { Weights::shipped() } else { train::weights(&others) }
@@ -127,7 +130,8 @@ fn report(folds: &[Fold<'_>], shipped: bool) {
         .into_iter()
         .flat_map(|counting| STEP_TOKENS.map(|step| (counting, step)))
         .collect();
-    let points = on_all_cores(&jobs, |&(counting, step)| judge(folds, shipped, counting, step));
+    let points =
+        on_all_cores(None, &jobs, |&(counting, step)| judge(folds, shipped, counting, step));
     for counting in [Counting::File, Counting::Lines] {
         let curve: Vec<(f64, &Vec<Vec<Tally>>)> = jobs
             .iter()
@@ -265,17 +269,10 @@ fn at_precision(
 
 /// Returns the 95 % interval of the share of steps avoided, over sessions drawn again.
 fn bootstrap(sessions: &[Tally]) -> Interval {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut draw = || {
-        // xorshift64*: the same draws everywhere.
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sessions.len()
-    };
+    let mut draws = Draws::among(sessions.len());
     let mut shares: Vec<f64> = (0..1000)
         .map(|_| {
-            let sum = sum((0..sessions.len()).map(|_| &sessions[draw()]).collect::<Vec<_>>());
+            let sum = sum(draws.all().map(|at| &sessions[at]).collect::<Vec<_>>());
             share(sum.avoided, sum.steps)
         })
         .collect();
@@ -295,36 +292,9 @@ fn share(part: u64, of: u64) -> f64 {
     100.0 * part as f64 / of.max(1) as f64
 }
 
-/// Does one thing for each item, on all cores, and returns the results in order.
-fn on_all_cores<T: Sync, R: Send>(items: &[T], each: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicUsize::new(0);
-    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let work = || {
-            let mut done = Vec::new();
-            while let at = next.fetch_add(1, Ordering::Relaxed)
-                && let Some(item) = items.get(at)
-            {
-                done.push((at, each(item)));
-            }
-            done
-        };
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("no job panics")).collect()
-    });
-    results.sort_by_key(|(at, _)| *at);
-    results.into_iter().map(|(_, result)| result).collect()
-}
-
 /// Reads a text, packed or not.
 fn read(path: &Path) -> anyhow::Result<String> {
-    let bytes = std::fs::read(path)?;
-    if path.extension().is_none_or(|extension| extension != "zst") {
-        return Ok(String::from_utf8(bytes)?);
-    }
-    let mut text = String::new();
-    ruzstd::decoding::StreamingDecoder::new(bytes.as_slice())?.read_to_string(&mut text)?;
-    Ok(text)
+    Ok(corpus::text(BufReader::new(File::open(path)?))?)
 }
 
 /// Puts new numbers into the table of weights; everything else in the file stays.

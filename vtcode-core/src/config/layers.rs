@@ -34,11 +34,22 @@ pub struct Settings {
     pub safety: SafetySettings,
     /// Where requests go when the provider fails, in order, each as `provider/model`.
     pub fallback: Vec<String>,
+    /// What is checked after edits.
+    pub checks: CheckSettings,
     /// What the user says that tokens cost.
     pub price: OwnPrice,
     /// What the user says of models and servers, by their names.
     pub named: Named,
     origins: BTreeMap<&'static str, Origin>,
+}
+
+/// What is checked after edits, as the user wrote it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckSettings {
+    /// The command, if the user named one.
+    pub command: Option<String>,
+    /// Whether the folder's files may call for one where the user named none.
+    pub detect: bool,
 }
 
 /// What the user says that tokens cost, in US dollars for a million of them.
@@ -988,6 +999,70 @@ pub const KEYS: &[Key] = &[
             set: |s, v| s.limits.agent.second_tokens = v as u32,
         },
         get: |s| s.limits.agent.second_tokens.to_string(),
+    },
+    Key {
+        name: "check.command",
+        env: Some("VTCODE_CHECK_COMMAND"),
+        doc: "a quick check, such as `cargo check --quiet`, that runs in a sandbox of its own after edits while the model thinks; what is new in its outcome is attached to the next result",
+        workspace: false,
+        kind: Kind::Text(|s, v| s.checks.command = Some(v)),
+        get: |s| chosen(s.checks.command.as_ref()),
+    },
+    Key {
+        name: "check.detect",
+        env: Some("VTCODE_CHECK_DETECT"),
+        doc: "true: where no check is named, the folder's files may call for one: `cargo check`, `tsc`, `go vet` or `ruff check`, if it is installed. Such a check runs code of the folder, such as build scripts",
+        workspace: false,
+        kind: Kind::Switch(|s, on| s.checks.detect = on),
+        get: |s| s.checks.detect.to_string(),
+    },
+    Key {
+        name: "check.run_cpu_s",
+        env: Some("VTCODE_CHECK_RUN_CPU_S"),
+        doc: "seconds of processor time that all checks of one run may use; 0: none is run",
+        workspace: false,
+        kind: Kind::Number {
+            min: 0,
+            max: 86_400,
+            set: |s, v| s.limits.agent.checks.run_cpu = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.agent.checks.run_cpu)),
+    },
+    Key {
+        name: "check.cpu_s",
+        env: Some("VTCODE_CHECK_CPU_S"),
+        doc: "seconds of processor time that one check may use before it is ended",
+        workspace: false,
+        kind: Kind::Number {
+            min: 1,
+            max: 86_400,
+            set: |s, v| s.limits.agent.checks.cpu = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.agent.checks.cpu)),
+    },
+    Key {
+        name: "check.wall_s",
+        env: Some("VTCODE_CHECK_WALL_S"),
+        doc: "seconds that one check may take before it is ended",
+        workspace: false,
+        kind: Kind::Number {
+            min: 1,
+            max: 86_400,
+            set: |s, v| s.limits.agent.checks.wall = Duration::from_secs(v),
+        },
+        get: |s| seconds(Some(s.limits.agent.checks.wall)),
+    },
+    Key {
+        name: "context.folder_instructions_kb",
+        env: Some("VTCODE_FOLDER_INSTRUCTIONS_KB"),
+        doc: "KiB of the `AGENTS.md` of folders below the workspace that may be attached to the results of a step that first touches files there; 0: none",
+        workspace: true,
+        kind: Kind::Number {
+            min: 0,
+            max: 1024,
+            set: |s, v| s.limits.agent.instructions_bytes = (v << 10) as usize,
+        },
+        get: |s| (s.limits.agent.instructions_bytes >> 10).to_string(),
     },
     Key {
         name: "optimization.profiling.enabled",

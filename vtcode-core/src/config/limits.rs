@@ -53,8 +53,26 @@ pub struct AgentLimits {
     pub context: ContextLimits,
     /// Tokens of files that may be attached to a step's results before they are asked for. 0: none.
     pub attached_tokens: u64,
+    /// Bytes of folders' instructions that may be attached to the results of a step that touches a
+    /// folder for the first time. 0: none.
+    pub instructions_bytes: usize,
+    /// What checks after edits may use.
+    pub checks: CheckLimits,
     /// What a second of the user's time is worth, in input tokens, when that is weighed.
     pub second_tokens: u32,
+}
+
+/// What checks after edits may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckLimits {
+    /// The processor time of all checks of one run. Zero: none is run.
+    pub run_cpu: Duration,
+    /// That of one check.
+    pub cpu: Duration,
+    /// How long one check may take.
+    pub wall: Duration,
+    /// Bytes of what a check says that reach the model.
+    pub result_bytes: usize,
 }
 
 /// What of the model's window may be filled before older messages leave it.
@@ -310,6 +328,13 @@ impl Limits {
                 // Off: recorded sessions show a gain in time that costs money unless a second is
                 // worth some thousand tokens (docs/replay.md).
                 attached_tokens: 0,
+                instructions_bytes: 16 * 1024,
+                checks: CheckLimits {
+                    run_cpu: Duration::from_secs(300),
+                    cpu: Duration::from_secs(60),
+                    wall: Duration::from_secs(60),
+                    result_bytes: 2048,
+                },
                 second_tokens: 2000,
             },
             tools: ToolLimits {
@@ -374,6 +399,7 @@ impl Limits {
         limits.agent.calls_started_mid_stream = 0;
         limits.agent.history_window_bytes = usize::MAX;
         limits.agent.attached_tokens = 0;
+        limits.agent.checks.run_cpu = Duration::ZERO;
         limits.tools.max_concurrent = 1;
         limits.tools.max_batch = 1;
         limits.tools.validators_kept = 0;

@@ -314,6 +314,7 @@ impl OptimizationConfig {
         limits.agent.max_memory_bytes = self.agent_execution.max_memory_mb.saturating_mul(1 << 20);
         if serial || !self.agent_execution.enable_performance_prediction {
             limits.agent.attached_tokens = 0;
+            limits.agent.checks.run_cpu = Duration::ZERO;
         }
         limits.agent.measured = self.profiling.enabled;
         limits.profiling.monitor_interval =

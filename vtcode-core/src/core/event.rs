@@ -169,6 +169,46 @@ pub struct AttachedFile {
     pub probability: f32,
 }
 
+/// What is shown unasked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachedKind {
+    /// Files that the model is likely to ask for.
+    #[default]
+    Guess,
+    /// The instructions of folders that were touched for the first time.
+    Instructions,
+    /// What a check after edits said.
+    Check,
+}
+
+impl AttachedKind {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference to the field")]
+    fn is_guess(&self) -> bool {
+        *self == Self::Guess
+    }
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckEnd {
+    /// The workspace is sound.
+    Passed,
+    /// It is not.
+    Failed,
+    /// It says nothing about the workspace: it could not run, or lacks what it needs.
+    Unusable,
+    /// A newer edit, or a command of the model's, made it pointless.
+    Superseded,
+    /// The prompt ended first.
+    Interrupted,
+    /// It took too long.
+    OutOfTime,
+    /// It used as much of the processor as it may.
+    OverBudget,
+}
+
 /// What became of an attached file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -360,7 +400,7 @@ pub enum EventKind {
         #[serde(rename = "ran_us", with = "micros")]
         ran: Duration,
     },
-    /// Files were shown after the results of a step, before the model asked for them.
+    /// Something was shown after the results of a step that the model had not asked for.
     Attached {
         /// The call after whose result they stand.
         call_id: String,
@@ -368,6 +408,29 @@ pub enum EventKind {
         text: String,
         /// Each of them.
         files: Vec<AttachedFile>,
+        /// What was shown.
+        #[serde(default, skip_serializing_if = "AttachedKind::is_guess")]
+        what: AttachedKind,
+    },
+    /// A check of the workspace began, because something was edited.
+    CheckStarted {
+        /// Its command.
+        command: String,
+    },
+    /// A check of the workspace ended.
+    CheckEnded {
+        /// Its command.
+        command: String,
+        /// How.
+        end: CheckEnd,
+        /// Its exit code, if it came to one.
+        exit_code: Option<i32>,
+        /// What it used of the processor.
+        #[serde(rename = "cpu_us", with = "micros")]
+        cpu: Duration,
+        /// How long it ran.
+        #[serde(rename = "ran_us", with = "micros")]
+        ran: Duration,
     },
     /// It is known whether an attached file was of use: a line of their ledger.
     AttachmentSettled {
@@ -560,6 +623,7 @@ impl EventKind {
                 | Self::ReasoningDelta { .. }
                 | Self::ToolProgress { .. }
                 | Self::Compacting { .. }
+                | Self::CheckStarted { .. }
                 | Self::ModelWaiting { .. }
         )
     }

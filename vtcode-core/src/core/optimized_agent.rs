@@ -17,6 +17,7 @@ use crate::core::resources::resident_bytes;
 use crate::llm::message::{Image, ImageError, Message, Prompt, Usage};
 use crate::llm::optimized_client::{LlmError, OptimizedLLMClient};
 use crate::tools::async_pipeline::AsyncToolPipeline;
+use crate::tools::builtin::run_command::Check;
 use crate::tools::tool::FileChange;
 
 mod answer;
@@ -24,9 +25,11 @@ mod attachments;
 mod budget;
 mod call_ids;
 mod changes;
+mod checks;
 mod compact;
 pub mod contents;
 mod driver;
+mod instructions;
 mod phase;
 pub mod predict;
 mod prefix;
@@ -88,6 +91,7 @@ pub struct OptimizedAgentEngine {
     reread: Option<Reread>,
     memory: MemoryBudget,
     answer_schema: Option<AnswerSchema>,
+    check: Option<Arc<Check>>,
     prompts: Mutex<Option<mpsc::Sender<(Prompt, Charge)>>>,
     begin: Mutex<Option<Begin>>,
 }
@@ -193,6 +197,7 @@ impl OptimizedAgentEngine {
             confirm: None,
             reread: None,
             answer_schema: None,
+            check: None,
             prompts: Mutex::new(Some(sender)),
             begin: Mutex::new(Some(begin)),
         }
@@ -249,6 +254,14 @@ impl OptimizedAgentEngine {
     #[must_use]
     pub fn with_answer_schema(mut self, schema: AnswerSchema) -> Self {
         self.answer_schema = Some(schema);
+        self
+    }
+
+    /// Runs this check after edits while the model thinks, as far as the limits allow; what is new in
+    /// its outcome is attached to the next result.
+    #[must_use]
+    pub fn with_check(mut self, check: Check) -> Self {
+        self.check = Some(Arc::new(check));
         self
     }
 

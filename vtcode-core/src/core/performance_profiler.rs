@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::core::event::{AttachmentEnd, Event, EventKind, ToolCounts};
+use crate::core::event::{AttachedKind, AttachmentEnd, CheckEnd, Event, EventKind, ToolCounts};
 use crate::tools::tool::Detail;
 
 pub mod baseline;
@@ -65,6 +65,27 @@ pub struct Profile {
     pub attached: Attached,
     /// What the user was warned of.
     pub warnings: u32,
+    /// The checks after edits.
+    pub checks: Checks,
+}
+
+/// The ledger of checks after edits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// Checks that ran to a verdict, or were ended by a bound.
+    pub runs: u32,
+    /// Of these, the ones that failed.
+    pub failed: u32,
+    /// Checks that a newer edit or a command made pointless.
+    pub superseded: u32,
+    /// Checks that said nothing: interrupted, over a bound, or not usable.
+    pub silent: u32,
+    /// The processor time of all of them.
+    pub cpu: Duration,
+    /// Outcomes that the model was told.
+    pub told: u32,
+    /// The tokens of these.
+    pub tokens: u64,
 }
 
 /// The ledger of attached files.
@@ -84,6 +105,10 @@ pub struct Attached {
     pub saved: Duration,
     /// Whether it ended because too few were of use.
     pub stopped: bool,
+    /// Folders whose instructions were shown, and their tokens.
+    pub instructions: u32,
+    /// The tokens of all of them.
+    pub instruction_tokens: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -138,6 +163,16 @@ impl Profile {
                 self.running += 1;
             }
             EventKind::ToolCounts { counts } => self.counts = counts.clone(),
+            EventKind::Attached { what: AttachedKind::Check, text, .. } => {
+                self.checks.told += 1;
+                self.checks.tokens += (text.len() as u64).div_ceil(4);
+            }
+            EventKind::Attached { what: AttachedKind::Instructions, files, .. } => {
+                self.attached.instructions += files.len() as u32;
+                self.attached.instruction_tokens +=
+                    files.iter().map(|file| file.tokens).sum::<u64>();
+            }
+            EventKind::CheckEnded { end, cpu, .. } => self.checks.take(*end, *cpu),
             EventKind::Attached { files, .. } => {
                 self.attached.files += files.len() as u32;
                 self.attached.tokens += files.iter().map(|file| file.tokens).sum::<u64>();
@@ -193,6 +228,7 @@ impl Profile {
             self.asked.lines(),
             self.monitor.as_ref().map_or_else(String::new, |m| m.line(self.sent_bytes)),
             self.attached.line(),
+            self.checks.line(),
             self.fallbacks().line(),
             self.tool_table(),
         ]
@@ -288,19 +324,60 @@ impl Fallbacks {
 impl Attached {
     /// Writes the ledger's sum; nothing when nothing was attached.
     fn line(&self) -> String {
+        let instructions = match self.instructions {
+            0 => String::new(),
+            n => format!("instructions of {n} folders: {} tokens\n", self.instruction_tokens),
+        };
         if self.files == 0 {
+            return instructions;
+        }
+        instructions
+            + &format!(
+                "attached unasked: {} files, {} tokens; {} used, {} asked for all the same; {} tokens \
+             wasted, about {} saved{}\n",
+                self.files,
+                self.tokens,
+                self.used,
+                self.asked,
+                self.wasted_tokens,
+                show(self.saved),
+                if self.stopped { "; stopped, as too few were of use" } else { "" },
+            )
+    }
+}
+
+impl Checks {
+    fn take(&mut self, end: CheckEnd, cpu: Duration) {
+        self.cpu += cpu;
+        match end {
+            CheckEnd::Superseded => self.superseded += 1,
+            CheckEnd::Interrupted => self.silent += 1,
+            CheckEnd::Passed | CheckEnd::Failed => {
+                self.runs += 1;
+                self.failed += u32::from(end == CheckEnd::Failed);
+            }
+            CheckEnd::Unusable | CheckEnd::OutOfTime | CheckEnd::OverBudget => {
+                self.runs += 1;
+                self.silent += 1;
+            }
+        }
+    }
+
+    /// Writes the ledger's sum; nothing when none ran.
+    fn line(&self) -> String {
+        if *self == Self::default() {
             return String::new();
         }
         format!(
-            "attached unasked: {} files, {} tokens; {} used, {} asked for all the same; {} tokens \
-             wasted, about {} saved{}\n",
-            self.files,
+            "checks after edits: {} ran, {} failed, {} superseded, {} without a word; {} of the \
+             processor; told {} times, {} tokens\n",
+            self.runs,
+            self.failed,
+            self.superseded,
+            self.silent,
+            show(self.cpu),
+            self.told,
             self.tokens,
-            self.used,
-            self.asked,
-            self.wasted_tokens,
-            show(self.saved),
-            if self.stopped { "; stopped, as too few were of use" } else { "" },
         )
     }
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod machine;
+mod tree;
 mod usage;
 
 pub use machine::Machine;
+pub use tree::cpu_of_tree;
 
 /// What the process has used since it started, and what it holds now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

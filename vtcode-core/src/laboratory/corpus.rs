@@ -1,6 +1,7 @@
 //! Reads recorded sessions: a line of the corpus goes in, a session's steps come out.
 //! Knows the shape of the records and nothing of what they are good for.
 
+use std::io::{self, BufRead, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -130,4 +131,25 @@ pub fn sessions(text: &str) -> Result<Vec<Session>, CorpusError> {
                 .map_err(|error| CorpusError { line: at + 1, what: error.to_string() })
         })
         .collect()
+}
+
+/// The largest corpus that is read, unpacked.
+const TEXT_BYTES: u64 = 1 << 30;
+
+/// Reads the text of a corpus or of a journal, packed with zstd or not.
+pub fn text(mut packed_or_not: impl BufRead) -> io::Result<String> {
+    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let packed = packed_or_not.fill_buf()?.starts_with(&ZSTD);
+    let mut bytes = Vec::new();
+    if packed {
+        let unpacked = ruzstd::decoding::StreamingDecoder::new(packed_or_not);
+        let unpacked = unpacked.map_err(|error| io::Error::other(error.to_string()))?;
+        unpacked.take(TEXT_BYTES + 1).read_to_end(&mut bytes)?;
+    } else {
+        packed_or_not.take(TEXT_BYTES + 1).read_to_end(&mut bytes)?;
+    }
+    if bytes.len() as u64 > TEXT_BYTES {
+        return Err(io::Error::other("it is larger than 1 GiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))
 }

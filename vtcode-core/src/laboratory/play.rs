@@ -20,6 +20,7 @@ use super::tape::{Answer, TOOLS, Tape, Taped};
 use crate::config::endpoint::{Endpoint, Wire};
 use crate::config::limits::Limits;
 use crate::core::event::{AttachedFile, Event, EventKind};
+use crate::core::memory_budget::MemoryBudget;
 use crate::core::optimized_agent::predict::Span;
 use crate::core::optimized_agent::predict::worth::LINE_BYTES;
 use crate::core::optimized_agent::{EngineError, OptimizedAgentEngine};
@@ -97,6 +98,8 @@ pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
     // The record's own end is the only one, and it may have waited for as long as it liked.
     limits.agent.max_turns = u32::MAX;
     limits.agent.max_repeats = u32::MAX;
+    // No record has what such files said.
+    limits.agent.instructions_bytes = 0;
     let ages = Duration::from_secs(30 * 24 * 3600);
     (limits.client.first_byte, limits.client.gap, limits.client.total) = (ages, ages, ages);
     (limits.client.first_byte_floor, limits.client.attempts) = (ages, 1);
@@ -117,9 +120,12 @@ pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
 
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (told, shown) = (Arc::clone(&seen), Arc::clone(&deck));
+    // How much memory this process has for all the sessions it plays is no part of any of them.
+    let memory = MemoryBudget::new(limits.agent.max_memory_bytes, || 0);
     let engine =
         OptimizedAgentEngine::new(tape.id.clone(), Arc::clone(&pipeline), Arc::new(client))
             .with_limits(limits.agent)
+            .with_memory(memory)
             .with_system("A recorded session is played.")
             .on_event(move |event| {
                 lock(&told).take(event);
@@ -466,4 +472,36 @@ fn plain(path: &str) -> &str {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every use leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::laboratory::corpus;
+
+    /// Plays the whole sample.
+    fn sample(limits: &Limits) -> Vec<Played> {
+        let sessions = corpus::sessions(include_str!("sample.jsonl")).unwrap();
+        let played = sessions.iter().map(|session| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            let setting = Setting { limits: limits.clone(), counting: Counting::Lines };
+            runtime.block_on(play(&Tape::of_session(session), &setting)).unwrap()
+        });
+        played.collect()
+    }
+
+    #[test]
+    fn what_this_process_holds_has_no_say_in_a_replay() {
+        let mut limits = Limits::full();
+        limits.agent.attached_tokens = 3000;
+        let roomy = sample(&limits);
+        // Less than any process has, and more than these sessions keep.
+        limits.agent.max_memory_bytes = 4 << 20;
+        assert!(crate::core::resources::resident_bytes() > limits.agent.max_memory_bytes);
+        assert_eq!(sample(&limits), roomy);
+    }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use crate::config::safety::{SandboxMode, SandboxSettings};
-use crate::safety::workspace::Workspace;
+use crate::safety::workspace::{Workspace, WorkspacePath};
 
 #[cfg(target_os = "linux")]
 mod filter;
@@ -30,6 +30,8 @@ pub struct SandboxPlan<'a> {
     pub settings: &'a SandboxSettings,
     /// The folders to work in.
     pub workspace: &'a Workspace,
+    /// A folder in them that is written whatever the mode, for what a build leaves.
+    pub build: Option<&'a WorkspacePath>,
     /// The folders of our own state and configuration, which no command sees.
     pub private: Vec<PathBuf>,
     /// The environment of the commands; it names the home folder and the tools.

@@ -148,6 +148,13 @@ impl Workspace {
         Ok(Self { roots, versions: Versions::default() })
     }
 
+    /// Opens the folder `root`, below which nothing may be written.
+    pub fn open_to_read(root: &Path) -> Result<Self, WorkspaceError> {
+        let folders = vec![Arc::new(Root::open(root, false)?)];
+        let roots = Arc::new(Ground { folders, preimages: None });
+        Ok(Self { roots, versions: Versions::default() })
+    }
+
     /// Adds another folder; its paths are given absolute. One that lies inside another folder
     /// decides alone whether what is below it may be written.
     pub fn with_dir(mut self, dir: &Path, writable: bool) -> Result<Self, WorkspaceError> {

@@ -141,6 +141,7 @@ impl OptimizedToolRegistry {
         let plan = SandboxPlan {
             settings: &SandboxSettings::default(),
             workspace: &workspace,
+            build: None,
             private: env.state_dir().into_iter().chain(env.config_dir()).collect(),
             env: &variables,
         };
@@ -358,6 +359,16 @@ impl Entry {
     /// Returns how many bytes a call would read, as far as a look at the disk tells.
     pub fn bytes(&self, args: &Value) -> Option<u64> {
         self.tool.bytes(args)
+    }
+
+    /// Returns what a call would do, as far as its arguments tell.
+    pub fn effect(&self, args: &Value) -> Effect {
+        self.tool.effect(args)
+    }
+
+    /// Returns whether a call with these arguments runs a command.
+    pub fn runs_a_command(&self, args: &Value) -> bool {
+        self.tool.command(args).is_some()
     }
 
     pub(in crate::tools) fn name(&self) -> String {

@@ -3,6 +3,7 @@
 mod attachments;
 mod background;
 mod bad_input;
+mod checks;
 mod compaction;
 mod configuration;
 mod decoding;
@@ -13,6 +14,7 @@ mod fallbacks;
 mod fault_matrix;
 mod history;
 mod idle;
+mod instructions;
 mod journal;
 mod load;
 mod measuring;

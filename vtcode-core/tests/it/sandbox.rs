@@ -83,6 +83,7 @@ fn room_of(
     let plan = SandboxPlan {
         settings: &settings,
         workspace: &workspace,
+        build: None,
         private: vec![path.join("state")],
         env: &env,
     };

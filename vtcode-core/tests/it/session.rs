@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::limits::Limits;
+use vtcode_core::config::safety::SafetySettings;
 use vtcode_core::core::conversation::Conversation;
 use vtcode_core::core::event::{Event, EventKind, PrefixChange, SessionHeader};
 use vtcode_core::core::journal::{
@@ -25,6 +26,7 @@ use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::async_pipeline::{AsyncToolPipeline, PipelineMetrics};
 use vtcode_core::tools::builtin;
+use vtcode_core::tools::builtin::run_command::{Check, CheckPlan};
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_core::tools::tool::{
     CallContext, Effect, Tool, ToolError, ToolFuture, ToolOutput, ToolSpec,
@@ -86,6 +88,9 @@ pub(crate) struct Session {
     confirm: Option<Confirm>,
     memory: Option<MemoryBudget>,
     fallback: Option<Endpoint>,
+    /// Whether the workspace is checked after edits, and with which command if not as it calls for.
+    checked: bool,
+    check: Option<String>,
 }
 
 impl Session {
@@ -107,7 +112,15 @@ impl Session {
             confirm: None,
             memory: None,
             fallback: None,
+            checked: false,
+            check: None,
         }
+    }
+
+    /// Checks the workspace after edits: with this command, or as its files call for.
+    pub(crate) fn checked(mut self, command: Option<&str>) -> Self {
+        (self.checked, self.check) = (true, command.map(str::to_owned));
+        self
     }
 
     /// Offers one more tool.
@@ -216,6 +229,9 @@ impl Session {
         if let Some(memory) = self.memory.clone() {
             engine = engine.with_memory(memory);
         }
+        if let Some(check) = self.make_check(pipeline.registry()) {
+            engine = engine.with_check(check);
+        }
         if let Some(sink) = self.on_event.clone() {
             engine = engine.on_event(move |event| sink(event));
         }
@@ -228,6 +244,25 @@ impl Session {
             });
         }
         (Arc::new(engine), pipeline)
+    }
+
+    fn make_check(&self, registry: &OptimizedToolRegistry) -> Option<Check> {
+        if !self.checked {
+            return None;
+        }
+        let names = ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"];
+        let env = names.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)));
+        let check = Check::new(CheckPlan {
+            command: self.check.as_deref(),
+            detect: true,
+            safety: &SafetySettings::default(),
+            permissions: registry.permissions(),
+            workspace: &Workspace::open(self.workspace.path()).unwrap(),
+            private: vec![self.state.path().to_owned()],
+            env: env.collect(),
+            result_bytes: self.limits.agent.checks.result_bytes,
+        });
+        check.unwrap()
     }
 
     /// Creates the session, or goes on with it.

@@ -2,6 +2,7 @@
 //! against a scripted model on loopback.
 
 mod answers;
+mod checks;
 mod client;
 mod configuration;
 mod context;

@@ -26,6 +26,10 @@ async fn the_sample_replays_the_same_to_the_byte_with_and_without() {
     let first = user.vtcode(args).run().await.exits(0);
     let second = user.vtcode(args).run().await.exits(0);
     assert_eq!(first.stdout, second.stdout, "every hash, time and interval is the same");
+    for jobs in ["1", "7"] {
+        let ran = user.vtcode(args.into_iter().chain(["--jobs", jobs])).run().await.exits(0);
+        assert_eq!(first.stdout, ran.stdout, "on {jobs} threads, too");
+    }
 
     let number = |name: &str, nth: usize| -> u64 { row(&first, name)[nth].parse().unwrap() };
     let (off, best) = ("everything off ", "files attached, at best ");

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::attachments::Attachments;
 use super::budget::Budget;
 use super::call_ids::CallIds;
+use super::instructions::FolderInstructions;
 use super::phase::{Action, End, Input, Limit, Phase, Stop};
 use super::prefix::PrefixWatch;
 use super::repeats::Repeats;
@@ -31,9 +32,11 @@ use crate::tools::tool::FileChange;
 mod asking;
 mod attaching;
 mod calls;
+mod checking;
 mod compacting;
 mod elsewhere;
 mod history;
+mod instructing;
 mod journalling;
 mod measuring;
 mod memory;
@@ -41,6 +44,7 @@ mod oversize;
 mod rendering;
 mod stream;
 
+use checking::Checking;
 use elsewhere::setup_for;
 use history::{Storing, rendering};
 use journalling::{Out, before_effect};
@@ -81,7 +85,9 @@ pub(super) struct Run<'a> {
     meter: Meter,
     repeats: Repeats,
     call_ids: CallIds,
-    attachments: Attachments,
+    attachments: Box<Attachments>,
+    instructions: FolderInstructions,
+    checking: Box<Checking>,
     stream: Option<ResponseStream>,
     /// A request that leaves its endpoint.
     onward: Option<Onward>,
@@ -144,7 +150,10 @@ impl<'a> Run<'a> {
         }
         let steps = journal.as_ref().map_or(0, Journal::past_steps);
         let repeats = Repeats::after(steps, &messages);
-        let attachments = Attachments::after(&messages, &engine.limits);
+        let attachments = Box::new(Attachments::after(&messages, &engine.limits));
+        let instructions = FolderInstructions::after(&messages);
+        let checking = Checking::new(engine.check.clone(), engine.limits.checks, &messages);
+        let checking = Box::new(checking);
         let result_bytes = engine.pipeline.registry().limits().result_bytes;
         let oversize = Oversize::new(journal.as_ref().map(Journal::spool_dir), result_bytes);
         let journal_less = journal.is_none();
@@ -175,6 +184,8 @@ impl<'a> Run<'a> {
             repeats,
             call_ids,
             attachments,
+            instructions,
+            checking,
             stream: None,
             onward: None,
             unfinished: String::new(),
@@ -241,6 +252,9 @@ impl<'a> Run<'a> {
                         joined.expect("the task only waits; the pipeline catches a tool's panic");
                     let answer = self.call_done(call, result);
                     return Input::CallDone(index, answer);
+                }
+                checked = self.checking.ended(), if self.checking.is_running() => {
+                    self.check_ended(checked);
                 }
                 event = next_event(&mut self.stream), if self.stream.is_some() => {
                     self.stream_event(event);
@@ -328,6 +342,7 @@ impl<'a> Run<'a> {
     /// Ends the prompt: everything is told and on the disk before the next one begins.
     async fn finish(&mut self, end: End, usage: Usage) {
         self.drain().await;
+        self.end_check().await;
         self.total += usage;
         let counts = self.engine.pipeline.get_metrics().await.counts();
         self.tell(EventKind::ToolCounts { counts });

@@ -13,7 +13,7 @@ mod mentions;
 pub use mentions::{Expanded, expand};
 
 /// The name of the files that hold instructions.
-const INSTRUCTIONS: &str = "AGENTS.md";
+pub(super) const INSTRUCTIONS: &str = "AGENTS.md";
 /// What is read of one such file; a longer one is cut, and says so.
 const INSTRUCTIONS_BYTES: u64 = 16 * 1024;
 

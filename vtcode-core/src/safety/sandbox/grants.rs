@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use crate::config::safety::{SandboxMode, SandboxSettings};
-use crate::safety::workspace::Workspace;
+use crate::safety::workspace::{Workspace, WorkspacePath};
 
 /// Rights, as Landlock counts them.
 const EXECUTE: u64 = 1;
@@ -224,6 +224,8 @@ pub(super) struct Grant {
 pub(super) struct Asker<'a> {
     pub(super) settings: &'a SandboxSettings,
     pub(super) workspace: &'a Workspace,
+    /// A folder in it that is written whatever the mode.
+    pub(super) build: Option<&'a WorkspacePath>,
     /// The folders of our own state and configuration.
     pub(super) private: &'a [PathBuf],
     pub(super) env: &'a [(OsString, OsString)],
@@ -284,6 +286,11 @@ pub(super) fn grants(asker: &Asker<'_>) -> Vec<Grant> {
         list.add_root(path, if writable && writes { WRITE | READ } else { READ });
     }
     list.add_root(asker.tmp, WRITE | READ);
+    if let Some(folder) = asker.build.and_then(|path| path.open_folder().ok()) {
+        // By what was opened, and not by a name that may lead elsewhere by now.
+        let rights = (WRITE | READ) & handled(asker.abi);
+        list.grants.push(Grant { path: folder.into_fd(), rights });
+    }
     if writes {
         let caches = CACHE_VARIABLES.iter().filter_map(|name| variable(name).map(Path::to_owned));
         let of_cargo =

@@ -150,6 +150,7 @@ impl Confinement {
         let grants = grants(&Asker {
             settings,
             workspace: plan.workspace,
+            build: plan.build,
             private: &plan.private,
             env: plan.env,
             tmp: &tmp.path,

@@ -36,6 +36,11 @@ impl Folder {
         Self { dir }
     }
 
+    /// Returns its descriptor, for whoever grants what lies below it.
+    pub(in crate::safety) fn into_fd(self) -> OwnedFd {
+        self.dir
+    }
+
     /// Returns the entries in the order the system keeps them, without `.` and `..`.
     pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<(OsString, EntryKind)>>> {
         let entries = rustix::fs::Dir::read_from(&self.dir)?;

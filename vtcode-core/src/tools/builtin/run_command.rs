@@ -31,6 +31,7 @@ use crate::tools::tool::{
 };
 
 mod background;
+mod check;
 mod environment;
 mod group;
 mod output;
@@ -38,6 +39,7 @@ mod plain;
 mod spool;
 
 pub use background::Background;
+pub use check::{Check, CheckPlan, Checked, NoCheck};
 pub use environment::without_secrets;
 
 use background::{Ended, Job, Started};

@@ -39,6 +39,7 @@ impl Run<'_> {
         self.attachments.asks();
         self.tell(EventKind::RequestSent { turn, body_bytes, prefix: Some(prefix) });
         self.store_behind();
+        self.start_check();
     }
 
     /// Returns whether the model has asked only for what it knew, too often in a row, and nobody

@@ -13,7 +13,7 @@ use super::super::attachments::{Candidate, READ, Settled, Wish, block};
 use super::super::predict::Span;
 use super::Run;
 use crate::core::conversation::Segment;
-use crate::core::event::{AttachedFile, EventKind};
+use crate::core::event::{AttachedFile, AttachedKind, EventKind};
 use crate::llm::message::{Message, ToolAnswer};
 use crate::tools::async_pipeline::{
     AsyncToolPipeline, ExecutionContext, ExecutionPriority, ToolRequest,
@@ -22,20 +22,26 @@ use crate::tools::optimized_registry::OptimizedToolRegistry;
 use crate::tools::tool::{Detail, ToolOutput};
 
 /// How long results may be held up for what is attached to them.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Bytes of a token, about.
-const TOKEN_BYTES: u64 = 4;
+pub(super) const TOKEN_BYTES: u64 = 4;
 
 impl Run<'_> {
     /// Takes a message that joins the conversation, and attaches to it what is worth it.
     pub(super) async fn with_attachments(&mut self, mut message: Message) -> Message {
         let settled = self.attachments.take(&message);
         self.tell_settled(settled);
+        self.instructions.take(&message);
         if let Message::Tool { results } = &mut message
             && !self.stopped
         {
-            self.attach(results).await;
+            self.instruct(results).await;
+            self.attach_check(results);
+            if self.engine.limits.attached_tokens > 0 {
+                // On the heap: without it, every run would carry the room for it.
+                Box::pin(self.attach(results)).await;
+            }
         }
         message
     }
@@ -90,9 +96,10 @@ impl Run<'_> {
         if files.is_empty() {
             return;
         }
+        self.charge_result(shown.len());
         last.text.push_str(&shown);
-        let call_id = last.call_id.clone();
-        self.tell(EventKind::Attached { call_id, text: shown, files });
+        let (call_id, what) = (last.call_id.clone(), AttachedKind::Guess);
+        self.tell(EventKind::Attached { call_id, text: shown, files, what });
     }
 
     /// Returns about how many tokens the next request has.
@@ -122,7 +129,7 @@ async fn sizes(
 }
 
 /// Reads what is wished for, together; none where it could not be read in time.
-async fn read_all(
+pub(super) async fn read_all(
     pipeline: &AsyncToolPipeline,
     stop: &CancellationToken,
     place: usize,

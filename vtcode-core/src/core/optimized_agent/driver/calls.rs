@@ -43,6 +43,7 @@ impl Run<'_> {
                 return self.not_run(index, call, problem, Some(ErrorClass::Model));
             }
         };
+        self.checks_make_way(&call, &args);
         let (out, call_id) = (Arc::clone(&self.out), call.id.clone());
         let progress = move |text: &str| {
             let kind = EventKind::ToolProgress { call_id: call_id.clone(), text: text.to_owned() };
@@ -117,6 +118,9 @@ impl Run<'_> {
                 self.changes = sum_changes(std::mem::take(&mut self.changes));
             }
             changed = !changes.is_empty();
+        }
+        if changed {
+            self.checks_edited();
         }
         let is_read = !is_error && is_repeatable(&self.engine.pipeline, &call.name);
         let noted = self.repeats.noted(&call, Gave { text: &text, is_read, changed, ran });

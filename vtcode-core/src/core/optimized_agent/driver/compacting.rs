@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::super::compact::{self, Fit, Size};
+use super::super::instructions::FolderInstructions;
 use super::super::phase::{Failure, FailureKind, Input, Stop};
 use super::super::repeats::Repeats;
 use super::super::sum_changes;
@@ -132,6 +133,8 @@ impl Run<'_> {
         }
         self.tell(EventKind::Compacted { cause, put_aside, summed_up, before, after });
         self.attachments.forget();
+        self.instructions = FolderInstructions::after(&view);
+        self.checking.remember(&view);
         self.repeats.forget_attached();
         self.tell(EventKind::ViewChanged { messages: view });
     }

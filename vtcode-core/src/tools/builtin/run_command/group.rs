@@ -45,6 +45,15 @@ impl Group {
         ProcessGroup::spawn(command).map(Self::Loose)
     }
 
+    /// Returns the process above all that the command started, if it is not reaped.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Loose(group) => group.pid(),
+            #[cfg(target_os = "linux")]
+            Self::Leashed(group) => group.pid(),
+        }
+    }
+
     /// Waits until the leader has exited. Safe to drop and call again.
     pub(super) async fn exited(&self) {
         match self {

@@ -52,6 +52,11 @@ impl Leashed {
         }
     }
 
+    pub(super) fn pid(&self) -> Option<u32> {
+        let state = self.state();
+        (!state.reaped).then(|| state.supervisor.id())
+    }
+
     pub(super) async fn exited(&self) {
         while !self.look() {
             // An error means that the runtime shuts down: then nothing is awaited any more.

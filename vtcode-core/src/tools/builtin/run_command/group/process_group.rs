@@ -64,6 +64,12 @@ impl ProcessGroup {
         }
     }
 
+    /// Returns the leader, unless it is reaped.
+    pub(super) fn pid(&self) -> Option<u32> {
+        let pid = u32::try_from(self.id.as_raw_pid()).ok();
+        pid.filter(|_| !self.leader().reaped)
+    }
+
     /// Waits until the leader has exited. Safe to drop and call again.
     pub(super) async fn exited(&self) {
         // An error means that the runtime shuts down: then nothing is awaited any more.
