@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use serde_json::{Value, json};
 use vtcode_core::config::limits::{Limits, ToolLimits};
+use vtcode_core::laboratory::waits::Waits;
 use vtcode_core::safety::permissions::Permissions;
 use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
@@ -19,42 +20,10 @@ use vtcode_core::tools::async_pipeline::{
 };
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
-use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
-
-/// Sleeps as long as it is told, or does nothing.
-struct Sleeper {
-    spec: ToolSpec,
-}
-
-impl Sleeper {
-    fn named(name: String) -> Arc<dyn Tool> {
-        let parameters = json!({"type": "object"});
-        Arc::new(Self { spec: ToolSpec { name: name.into(), description: "".into(), parameters } })
-    }
-}
-
-impl Tool for Sleeper {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
-    }
-
-    fn effect(&self, _args: &Value) -> Effect {
-        Effect::default()
-    }
-
-    fn call<'a>(&'a self, args: &'a Value, _context: &'a CallContext) -> ToolFuture<'a> {
-        Box::pin(async move {
-            if let Some(ms) = args["ms"].as_u64() {
-                tokio::time::sleep(Duration::from_millis(ms)).await;
-            }
-            Ok(ToolOutput::text(""))
-        })
-    }
-}
 
 fn sleepers(slots: usize) -> AsyncToolPipeline {
     let limits = ToolLimits { max_concurrent: slots, ..Limits::full().tools };
-    let tools = vec![Sleeper::named("sleep".to_owned())];
+    let tools = vec![Waits::named("sleep")];
     AsyncToolPipeline::with_registry(Arc::new(OptimizedToolRegistry::with_tools(tools, limits)))
 }
 
@@ -203,7 +172,7 @@ async fn urgent() {
 fn lookup() {
     const ROUNDS: usize = 500_000;
     let names: Vec<String> = (0..40).map(|n| format!("tool_number_{n}")).collect();
-    let tools = names.iter().cloned().map(Sleeper::named).collect();
+    let tools = names.iter().cloned().map(Waits::named).collect();
     let registry = OptimizedToolRegistry::with_tools(tools, Limits::full().tools);
     let look_up = || {
         let began = Instant::now();

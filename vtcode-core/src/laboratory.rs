@@ -8,3 +8,4 @@ pub mod jobs;
 pub mod judge;
 pub mod play;
 pub mod tape;
+pub mod waits;

@@ -229,6 +229,7 @@ fn all() -> Vec<Measure> {
         ("memory_pool_glibc", rows::memory_pool_glibc),
         ("tool_registry", rows::tool_registry),
         ("tool_pipeline", rows::tool_pipeline),
+        ("tool_pipeline_batched", rows::tool_pipeline_batched),
         ("tool_pipeline_unordered", rows::tool_pipeline_unordered),
         ("agent_loop", rows::agent_loop),
         ("request_rendering", rows::request_rendering),

@@ -143,6 +143,8 @@ pub struct ToolLimits {
     pub share_reads: bool,
     /// Whether the registry records what became of calls.
     pub statistics: bool,
+    /// Whether it measures what it takes to find out that a kept result still holds.
+    pub measured: bool,
 }
 
 /// How much a cache may keep.
@@ -211,6 +213,7 @@ impl DiskLimits {
 
 /// What a model request may use.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct ClientLimits {
     /// Until the connection stands.
     pub connect: Duration,
@@ -264,6 +267,8 @@ pub struct ClientLimits {
     /// Identical requests that are on their way at the same time share one, as long as so many
     /// bytes of what it told are kept for whoever comes later. 0: each request is its own.
     pub shared_bytes: usize,
+    /// Whether it measures what it takes to read answers.
+    pub measured: bool,
 }
 
 /// When an endpoint is left alone, where requests may go to another one.
@@ -354,6 +359,7 @@ impl Limits {
                 },
                 share_reads: true,
                 statistics: true,
+                measured: false,
             },
             client: ClientLimits {
                 connect: Duration::from_secs(10),
@@ -387,6 +393,7 @@ impl Limits {
                 answers_on_disk: DiskLimits { entries: 4096, bytes: 64 * 1024 * 1024 },
                 keep_all_answers: false,
                 shared_bytes: 1024 * 1024,
+                measured: false,
             },
             pool: PoolLimits::FULL,
             profiling: ProfilingLimits { monitor_interval: Duration::from_millis(100) },

@@ -317,6 +317,8 @@ impl OptimizationConfig {
             limits.agent.checks.run_cpu = Duration::ZERO;
         }
         limits.agent.measured = self.profiling.enabled;
+        limits.client.measured = self.profiling.enabled;
+        limits.tools.measured = self.profiling.enabled;
         limits.profiling.monitor_interval =
             Duration::from_millis(self.profiling.monitor_interval_ms);
     }

@@ -215,6 +215,9 @@ pub struct Attempt {
     /// From the request sent to the end.
     #[serde(rename = "took_us", with = "crate::core::event::micros")]
     pub took: Duration,
+    /// What it took to take the answer's bytes apart, where that is measured.
+    #[serde(rename = "parse_us", default, with = "crate::core::event::micros")]
+    pub parse: Duration,
 }
 
 /// How an attempt ended.

@@ -127,6 +127,11 @@ impl AsyncToolPipeline {
         &self.registry
     }
 
+    /// Returns the time of all looks whether a kept result still holds, where it is measured.
+    pub(crate) fn time_of_cache_checks(&self) -> Duration {
+        self.registry.core().time_of_cache_checks()
+    }
+
     /// Returns what became of all calls of these tools so far.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn get_metrics(&self) -> PipelineMetrics {

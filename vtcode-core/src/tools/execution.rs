@@ -118,6 +118,11 @@ impl Core {
         self.counters.submitted();
     }
 
+    /// Returns the time of all looks whether a kept result still holds, where it is measured.
+    pub(in crate::tools) fn time_of_cache_checks(&self) -> Duration {
+        self.counters.time_of_checks()
+    }
+
     /// Returns what became of all calls so far.
     pub(in crate::tools) fn metrics(&self, registry: &OptimizedToolRegistry) -> PipelineMetrics {
         self.counters.metrics(registry)

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::env::Env;
 use vtcode_core::config::layers::{KEYS, Settings, Sources};
-use vtcode_core::config::limits::Limits;
+use vtcode_core::config::limits::{ClientLimits, Limits};
 use vtcode_core::core::event::{Event, EventKind};
 use vtcode_core::core::memory_pool::{PoolStatistics, global_pool};
 use vtcode_core::core::performance_profiler::Profile;
@@ -249,4 +249,21 @@ async fn asked_twice(limits: Limits) -> ClientMetrics {
         client.chat_optimized(request).await.unwrap();
     }
     client.get_metrics().await
+}
+
+#[tokio::test]
+async fn a_bound_on_the_answers_tokens_makes_requests_wait() {
+    // Nobody knows yet how long an answer will be: the guess of the first fills the minute.
+    let text = |bound: &str| format!("{bound}\noptimization.llm_client.response_cache_size = 0\n");
+    let bound = "client.output_tokens_per_minute = 30000";
+    for (bound, waits) in [("", 0), (bound, 0), ("client.output_tokens_per_minute = 2", 1)] {
+        let limits = limits(&text(bound));
+        let model = ScriptedModel::start(vec![say("One.").usage(9, 0, 1), say("Two.")]).await;
+        let endpoint = Endpoint::new(Wire::OpenAiChat, model.openai_url(), "scripted");
+        let limits = ClientLimits { total: Duration::from_secs(1), ..limits.client };
+        let client = OptimizedLLMClient::with_endpoint(endpoint, limits).unwrap();
+        let ask = || client.chat_optimized(LLMRequest::from_prompt("hi"));
+        let second = (ask().await, ask().await).1;
+        assert_eq!(second.is_err(), waits > 0, "{bound}: {second:?}");
+    }
 }

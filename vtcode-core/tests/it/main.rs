@@ -16,6 +16,7 @@ mod history;
 mod idle;
 mod instructions;
 mod journal;
+mod keys;
 mod load;
 mod measuring;
 mod memory;

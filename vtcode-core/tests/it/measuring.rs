@@ -1,5 +1,7 @@
 //! What a session tells of its own work, and what a profile makes of it.
 
+use std::time::Duration;
+
 use serde_json::json;
 use vtcode_core::config::endpoint::Wire;
 use vtcode_core::config::limits::Limits;
@@ -49,4 +51,38 @@ async fn a_session_that_is_not_measured_reads_no_clock_for_it() {
     assert_eq!(session.count(|kind| matches!(kind, EventKind::OwnWork { .. })), 0);
     assert_eq!(profile.turns.stage(Stage::Render).count, 0);
     assert_eq!(profile.turns.stage(Stage::ModelWait).count, 3, "the events alone tell that");
+}
+
+#[tokio::test]
+async fn every_stage_moves_in_a_real_session() {
+    let mut limits = full();
+    limits.agent.measured = true;
+    limits.client.measured = true;
+    limits.tools.measured = true;
+    limits.tools.max_concurrent = 1;
+    let read = |path: &str| call("read_file", json!({"path": path}));
+    let words = "some words of a long answer, ".repeat(2000);
+    let replies = vec![
+        // What was written a moment ago is not kept: it may change within the clock's tick.
+        say(&words).and(read("a.txt")).and(read("b.txt")).delay(Duration::from_millis(100)),
+        say("Once more.").and(read("a.txt")),
+        say(&words),
+        say("Done."),
+    ];
+    let session = Session::new(Wire::OpenAiChat, limits, replies).await;
+    let profile = std::sync::Arc::new(std::sync::Mutex::new(Profile::default()));
+    let taken = std::sync::Arc::clone(&profile);
+    let session = session.on_event(move |event| taken.lock().unwrap().take(event));
+    session.run(&["go", "and on"]).await;
+    let profile = profile.lock().unwrap().clone();
+    for stage in Stage::ALL {
+        let found = profile.turns.stage(stage);
+        assert!(found.count > 0, "{stage:?} was never recorded: {}", session.transcript());
+        // A call may find its slot free at once.
+        let took = stage == Stage::QueueWait || !found.max.is_zero();
+        assert!(took, "{stage:?} took no time: {found:?}");
+    }
+    let turns: Vec<_> = profile.turns.iter().collect();
+    assert!(turns[0].own.parse > turns[1].own.parse, "each turn has what its own answer took");
+    assert!(turns[0].own.cache_check.is_zero() && !turns[1].own.cache_check.is_zero());
 }

@@ -122,3 +122,47 @@ async fn a_run_that_cannot_be_kept_for_comparison_is_one_line_and_no_failure() {
     let said = profiled(&user).await;
     assert_eq!(said.matches("not kept for comparison").count(), 1, "{said}");
 }
+
+#[tokio::test]
+async fn keys_that_bound_what_is_kept_or_run() {
+    let user = User::with([("large.txt", "x".repeat(2 << 20))]);
+    let model = ScriptedModel::start_with(|_, number| match number % 3 {
+        0 => call("run_command", json!({"command": "sleep 1.5; echo through"})),
+        1 => call("run_command", json!({"command": "echo y >> large.txt"})),
+        _ => say("Done."),
+    })
+    .await;
+    let run = |variables: &'static [(&str, &str)]| {
+        let exec = user.exec(&model, "go").arg("--cache");
+        let exec = variables.iter().fold(exec, |exec, (name, value)| exec.env(name, value));
+        async { exec.run().await.exits(0) }
+    };
+    let bounded = run(&[
+        ("VTCODE_COMMAND_TIMEOUT_S", "1"),
+        ("VTCODE_UNDO_MAX_MB", "1"),
+        ("VTCODE_CACHE_DISK_MB", "0"),
+    ]);
+    let bounded = bounded.await;
+    assert!(bounded.stderr.contains("ended at its deadline of 1000 ms"), "{bounded}");
+    assert!(bounded.stderr.contains("cannot be undone"), "{bounded}");
+    assert!(!user.state().join("answers").exists(), "{bounded}");
+    let free = run(&[]).await;
+    assert!(free.stderr.contains("through") && !free.stderr.contains("deadline"), "{free}");
+    assert!(!free.stderr.contains("cannot be undone"), "{free}");
+    assert_eq!(std::fs::read_dir(user.state().join("answers")).unwrap().count(), 3, "{free}");
+}
+
+#[tokio::test]
+async fn a_price_of_the_users_is_what_a_run_costs() {
+    let million = 1_000_000;
+    for (input, cached, output, cost) in
+        [("1", "1", "1", "$3.0000"), ("1", "0.5", "1", "$2.5000"), ("1", "1", "7", "$9.0000")]
+    {
+        let user = User::new();
+        let answer = say("Done.").usage(2 * million, million, million);
+        let model = ScriptedModel::start(vec![answer]).await;
+        let exec = user.exec(&model, "go").env("VTCODE_PRICE_INPUT", input);
+        let exec = exec.env("VTCODE_PRICE_CACHED", cached).env("VTCODE_PRICE_OUTPUT", output);
+        exec.run().await.exits(0).says(cost);
+    }
+}

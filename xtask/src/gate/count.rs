@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// Rounds of idle work in each turn, as a slowdown to be found
     #[arg(long, default_value_t = 0)]
     pub(super) burn: u64,
+    /// Further allocations in each turn, as a growth to be found
+    #[arg(long, default_value_t = 0)]
+    pub(super) more_allocations: u64,
     /// Turns that are counted
     #[arg(long)]
     pub(super) turns: u32,

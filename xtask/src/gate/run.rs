@@ -39,6 +39,19 @@ pub(super) const BURN: &str = "burn";
 /// Rounds of it in one block.
 pub(super) const BURN_ROUNDS: u64 = 1000;
 
+/// What is done to a turn on purpose, to try whether the gate finds it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Harm {
+    /// Rounds of idle work.
+    pub(super) burn: u64,
+    /// Further allocations.
+    pub(super) allocations: u64,
+}
+
+impl Harm {
+    pub(super) const NONE: Self = Self { burn: 0, allocations: 0 };
+}
+
 impl Program {
     pub(super) fn at(path: PathBuf) -> Self {
         Self { path, turns: None }
@@ -53,8 +66,8 @@ impl Program {
         build_for_release("xtask").map(Self::at)
     }
 
-    /// Counts once. `burn` slows each turn down.
-    pub(super) fn count(&self, instructions: bool, burn: u64) -> anyhow::Result<Counts> {
+    /// Counts once, with this done to each turn.
+    pub(super) fn count(&self, instructions: bool, harm: Harm) -> anyhow::Result<Counts> {
         // On one processor the model has always answered before its client looks.
         pin().context("cannot stay on one processor")?;
         // Always as deep: a path is resolved name by name.
@@ -83,7 +96,8 @@ impl Program {
         command.env("LC_ALL", "C").current_dir(&work).stdin(Stdio::null()).stderr(Stdio::inherit());
         let out = command
             .arg("gate-count")
-            .args(["--model", &model.openai_url(), "--burn", &burn.to_string()])
+            .args(["--model", &model.openai_url(), "--burn", &harm.burn.to_string()])
+            .args(["--more-allocations", &harm.allocations.to_string()])
             .args(["--turns", &turns.to_string()])
             .args(self.turns.map(|_| "--turns-alone"))
             .arg("--folder")

@@ -15,6 +15,7 @@ use vtcode_core::core::event::{EventKind, SessionHeader};
 use vtcode_core::core::journal::{self, Sessions};
 use vtcode_core::core::memory_pool::global_pool;
 use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, Rehearsal};
+use vtcode_core::laboratory::waits::Waits;
 use vtcode_core::llm::message::{Message, Part, Setup, ToolAnswer, ToolCall};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider::sse::SseParser;
@@ -27,7 +28,6 @@ use vtcode_core::tools::async_pipeline::{
 };
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
-use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
 
 use super::count::{Meter, Options};
 
@@ -64,32 +64,6 @@ fn burn(rounds: u64) {
     }
 }
 
-/// Does nothing.
-struct Idle {
-    spec: ToolSpec,
-}
-
-impl Idle {
-    fn named(name: String) -> Arc<dyn Tool> {
-        let parameters = json!({"type": "object"});
-        Arc::new(Self { spec: ToolSpec { name: name.into(), description: "".into(), parameters } })
-    }
-}
-
-impl Tool for Idle {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
-    }
-
-    fn effect(&self, _args: &Value) -> Effect {
-        Effect::default()
-    }
-
-    fn call<'a>(&'a self, _args: &'a Value, _context: &'a CallContext) -> ToolFuture<'a> {
-        Box::pin(async { Ok(ToolOutput::text("")) })
-    }
-}
-
 /// A hundred buffers that grow to 1 KiB in steps of 64 bytes, and go back.
 fn pool(meter: &mut Meter) {
     let step = "x".repeat(64);
@@ -107,7 +81,7 @@ fn pool(meter: &mut Meter) {
 /// A thousand lookups among forty tools.
 fn lookup(meter: &mut Meter) {
     let names: Vec<String> = (0..40).map(|n| format!("tool_number_{n:02}")).collect();
-    let tools = names.iter().cloned().map(Idle::named).collect();
+    let tools = names.iter().cloned().map(Waits::named).collect();
     let registry = OptimizedToolRegistry::with_tools(tools, Limits::full().tools);
     meter.blocks("lookup", || {
         for name in names.iter().cycle().take(1000) {
@@ -228,7 +202,7 @@ async fn ask(pipeline: &AsyncToolPipeline, tool: &str, id: usize, args: Value) {
 
 /// Fifty calls that do nothing through the pipeline, one after the other.
 async fn schedule(meter: &mut Meter) {
-    let tools = vec![Idle::named("idle".to_owned())];
+    let tools = vec![Waits::named("idle")];
     let registry = OptimizedToolRegistry::with_tools(tools, Limits::full().tools);
     let pipeline = AsyncToolPipeline::with_registry(Arc::new(registry));
     for block in 0..2 + super::count::BLOCKS {
@@ -303,6 +277,7 @@ async fn turns(meter: &mut Meter, options: &Options) -> anyhow::Result<()> {
     })?;
     let shared = Arc::new(Mutex::new(std::mem::take(meter)));
     let (marks, rounds, counted) = (Arc::clone(&shared), options.burn, options.turns);
+    let more = options.more_allocations;
     let engine = OptimizedAgentEngine::new("gate", Arc::clone(&pipeline), Arc::new(client))
         .with_limits(limits.agent)
         .with_system("Work.")
@@ -314,6 +289,9 @@ async fn turns(meter: &mut Meter, options: &Options) -> anyhow::Result<()> {
             if (WARM_TURNS + 1..=WARM_TURNS + counted).contains(&turn) {
                 meter.begin("turn");
                 burn(rounds);
+                for byte in 0..more {
+                    black_box(Box::new(byte));
+                }
             }
         });
     engine.submit("Read the files.").await?;

@@ -156,6 +156,7 @@ mod tests {
             cost_usd: None,
             first_byte: None,
             took: Duration::ZERO,
+            parse: Duration::ZERO,
         }
     }
 

@@ -27,11 +27,12 @@ const TURNS: usize = 4096;
 pub enum Stage {
     /// A turn's wait for the model: from the request to the end of its answer.
     ModelWait,
-    /// From a request sent to the first byte of its answer; each attempt counts.
+    /// From a request sent to the first byte of its answer, the making of its connection included
+    /// where there was none; each attempt counts.
     FirstByte,
     /// From the first byte to the end of the answer.
     Stream,
-    /// Taking an answer's bytes apart, in sum for each turn.
+    /// Taking an answer's bytes apart, in sum for each turn; where it is measured.
     Parse,
     /// A call's wait for its slot and for the calls before it.
     QueueWait,

@@ -129,6 +129,7 @@ impl Kept {
             cost_usd: None,
             first_byte: None,
             took: Duration::ZERO,
+            parse: Duration::ZERO,
         }));
         events
     }

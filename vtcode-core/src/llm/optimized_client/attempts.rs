@@ -490,6 +490,7 @@ impl Attempts {
             return;
         }
         answer.framing.begin(bytes);
+        let began = self.client.limits.measured.then(Instant::now);
         let mut deltas = std::mem::take(&mut self.deltas);
         let result =
             match &mut answer.framing {
@@ -510,6 +511,9 @@ impl Attempts {
                     ))
                 }
             };
+        if let (Some(began), Some(running)) = (began, &mut self.running) {
+            running.parsed(began.elapsed());
+        }
         self.give(deltas);
         if let Err(error) = result {
             self.fail(error);

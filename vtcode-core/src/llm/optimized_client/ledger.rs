@@ -40,13 +40,18 @@ pub(super) struct Running {
     began: Instant,
     first_byte: Option<Duration>,
     usage: Usage,
+    parse: Duration,
 }
 
 impl Running {
     pub(super) fn begin(attempt: u32, model: &str, price: Option<Price>) -> Self {
         let model = model.to_owned();
         let (began, first_byte, usage) = (Instant::now(), None, Usage::default());
-        Self { attempt, model, price, began, first_byte, usage }
+        Self { attempt, model, price, began, first_byte, usage, parse: Duration::ZERO }
+    }
+
+    pub(super) fn parsed(&mut self, took: Duration) {
+        self.parse += took;
     }
 
     pub(super) fn first_byte(&mut self) {
@@ -70,6 +75,7 @@ impl Running {
             cost_usd: self.price.map(|price| price.of(self.usage)),
             first_byte: self.first_byte,
             took: self.began.elapsed(),
+            parse: self.parse,
         }
     }
 }

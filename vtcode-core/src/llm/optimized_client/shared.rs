@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -223,6 +224,7 @@ fn unpaid(event: StreamEvent) -> StreamEvent {
             },
             usage: Usage::default(),
             cost_usd: None,
+            parse: Duration::ZERO,
             ..attempt
         }),
         StreamEvent::Delta(Delta::Usage(_)) => StreamEvent::Delta(Delta::Usage(Usage::default())),

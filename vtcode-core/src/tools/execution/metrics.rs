@@ -1,6 +1,7 @@
 //! What became of all calls: counters that are only added to.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::Ending;
 use crate::core::event::{ToolCount, ToolCounts};
@@ -18,6 +19,7 @@ pub(super) struct Counters {
     cache_hits: AtomicU64,
     shared: AtomicU64,
     stale: AtomicU64,
+    checked_ns: AtomicU64,
     overloaded: AtomicU64,
     batch_sizes: [AtomicU64; SIZES],
 }
@@ -83,6 +85,17 @@ impl Counters {
 
     pub(super) fn stale(&self) {
         add(&self.stale);
+    }
+
+    /// Adds the time of a look whether a kept result still holds.
+    pub(super) fn checked(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.checked_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Returns the time of all such looks, where they are measured.
+    pub(super) fn time_of_checks(&self) -> Duration {
+        Duration::from_nanos(self.checked_ns.load(Ordering::Relaxed))
     }
 
     pub(super) fn batch(&self, size: usize) {

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::metrics::Waiting;
 use super::{Core, Ending, Job};
 use crate::config::limits::ToolLimits;
@@ -19,11 +21,13 @@ const LOOKS_AT_ONCE: usize = 32;
 pub(super) struct Results {
     cache: Cache<Arc<ToolOutput>>,
     share: bool,
+    measured: bool,
 }
 
 impl Results {
     pub(super) fn new(limits: &ToolLimits) -> Self {
-        Self { cache: Cache::new(limits.cache), share: limits.share_reads }
+        let (share, measured) = (limits.share_reads, limits.measured);
+        Self { cache: Cache::new(limits.cache), share, measured }
     }
 }
 
@@ -44,7 +48,7 @@ impl Core {
         // Fields stand in a fixed order, so equal arguments are equal bytes.
         let key = key([id, job.args.to_string().as_bytes()]);
         if let Some(kept) = self.results.cache.get(&key) {
-            if still_holds(&kept).await {
+            if self.still_holds(&kept).await {
                 return Ending { cache_hit: true, ..Ending::again(&kept) };
             }
             self.results.cache.remove(&key);
@@ -73,7 +77,7 @@ impl Core {
                 Flight::Follow(follow) => match job.waits_for(follow.landed()).await {
                     // It may have looked before this call was submitted: what it saw must still be
                     // so. Then it could as well have looked now.
-                    Ok(Some(kept)) if still_holds(&kept).await => {
+                    Ok(Some(kept)) if self.still_holds(&kept).await => {
                         return Ending { shared: true, ..Ending::again(&kept) };
                     }
                     Ok(Some(_)) => return self.run(job, waiting).await,
@@ -83,6 +87,17 @@ impl Core {
                 },
             }
         }
+    }
+
+    /// Looks whether a kept result still holds.
+    async fn still_holds(&self, kept: &Arc<ToolOutput>) -> bool {
+        if !self.results.measured {
+            return still_holds(kept).await;
+        }
+        let began = Instant::now();
+        let holds = still_holds(kept).await;
+        self.counters.checked(began.elapsed());
+        holds
     }
 
     /// Keeps a result that can be served again.

@@ -17,15 +17,15 @@ impl Run<'_> {
         if self.goes_in_circles().await {
             return;
         }
-        if turn > 1 {
-            self.tell_own_work();
-        }
         for message in self.engine.pipeline.registry().news() {
             self.tell(EventKind::Warning { message });
         }
         self.sync_behind();
         self.take_stored(false).await;
         self.drain().await;
+        if turn > 1 {
+            self.tell_own_work();
+        }
         self.turn().await;
         if self.stopped || !self.make_room().await {
             return;

@@ -96,6 +96,7 @@ impl Run<'_> {
 
     /// Tells what the turn cost us, where it is measured.
     pub(super) fn tell_own_work(&mut self) {
+        self.meter.checked_so_far(self.engine.pipeline.time_of_cache_checks());
         if let Some(work) = self.meter.take() {
             self.tell(EventKind::OwnWork { work });
         }

@@ -11,11 +11,13 @@ use crate::core::event::OwnWork;
 pub(super) struct Meter {
     on: bool,
     work: OwnWork,
+    /// The time of all cache checks, when it was last told.
+    checked: Duration,
 }
 
 impl Meter {
     pub(super) fn new(on: bool) -> Self {
-        Self { on, work: OwnWork::default() }
+        Self { on, work: OwnWork::default(), checked: Duration::ZERO }
     }
 
     /// Does some work, and adds its time to a part of the account.
@@ -32,6 +34,17 @@ impl Meter {
         let result = work();
         *part(&mut self.work) += began.elapsed();
         result
+    }
+
+    /// Adds what it took to take an answer's bytes apart.
+    pub(super) fn parsed(&mut self, took: Duration) {
+        self.work.parse += took;
+    }
+
+    /// Adds the cache checks since it was last told how long all of them took.
+    pub(super) fn checked_so_far(&mut self, all: Duration) {
+        self.work.cache_check += all.saturating_sub(self.checked);
+        self.checked = all;
     }
 
     /// Returns the account and begins a new one; none where nothing is measured.

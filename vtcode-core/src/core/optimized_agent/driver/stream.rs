@@ -45,6 +45,7 @@ impl Run<'_> {
 
     pub(super) fn attempt_ended(&mut self, attempt: Attempt) {
         self.budget.ended(&attempt);
+        self.meter.parsed(attempt.parse);
         if attempt.outcome != Outcome::Done && attempt.usage != Usage::default() {
             self.pending.push_back(Input::Spent(attempt.usage));
         }

@@ -37,6 +37,7 @@ fn prompt(tool: &str) -> Vec<(u64, EventKind)> {
             cost_usd: Some(0.0002),
             first_byte: Some(ms(20)),
             took: ms(80),
+            parse: ms(1),
         })
     };
     let call = |id: &str| {
@@ -219,4 +220,103 @@ fn the_json_holds_measurements_that_can_be_compared() {
     assert_eq!(turn.operations, 4);
     assert_eq!(turn.samples_ns[0], 200_000_000);
     assert!(runs.iter().any(|run| run.name.starts_with("tool ")));
+}
+
+/// "Trace Event Format": an object with `traceEvents`; complete events with microseconds, and
+/// metadata that names each lane once.
+#[test]
+fn the_trace_is_what_chromes_format_asks_for_and_what_belongs_to_a_turn_lies_in_it() {
+    let trace = report().trace();
+    assert_eq!(trace["displayTimeUnit"], "ms");
+    let events = trace["traceEvents"].as_array().unwrap();
+    let (mut names, mut turns, mut parts) = (HashMap::new(), HashMap::new(), Vec::new());
+    for event in events {
+        assert!(event["name"].is_string() && event["pid"].is_u64(), "{event}");
+        assert!(event["args"].is_object(), "{event}");
+        match event["ph"].as_str().unwrap() {
+            "M" => match event["name"].as_str().unwrap() {
+                "thread_name" => {
+                    let lane = event["tid"].as_u64().unwrap();
+                    let name = event["args"]["name"].as_str().unwrap();
+                    assert_eq!(names.insert(lane, name), None, "{lane} has two names");
+                }
+                "thread_sort_index" => assert!(event["args"]["sort_index"].is_u64(), "{event}"),
+                "process_name" => assert!(event["args"]["name"].is_string(), "{event}"),
+                other => panic!("{other} is no metadata"),
+            },
+            "X" => {
+                let from = event["ts"].as_u64().unwrap();
+                let until = from + event["dur"].as_u64().unwrap();
+                assert!(event["cat"].is_string(), "{event}");
+                if event["cat"] == "turns" {
+                    turns.insert(event["name"].as_str().unwrap().to_owned(), (from, until));
+                } else {
+                    let turn = format!("turn {}", event["args"]["turn"]);
+                    parts.push((turn, from, until, event["tid"].as_u64().unwrap()));
+                }
+            }
+            other => panic!("{other} is no event of ours"),
+        }
+    }
+    assert_eq!((turns.len(), parts.len() > 20), (4, true));
+    for (turn, from, until, lane) in parts {
+        let (began, ended) = turns[&turn];
+        assert!(began <= from && until <= ended, "{turn}: {from} to {until}");
+        assert!(names.contains_key(&lane), "{lane} has no name");
+    }
+}
+
+#[test]
+fn what_was_attached_and_what_failed_stands_on_the_page_and_in_the_json() {
+    use crate::core::event::{AttachedFile, AttachedKind, AttachmentEnd, ClientCounts};
+    let attached = |path: &str| AttachedFile {
+        path: path.to_owned(),
+        lines: None,
+        tokens: 100,
+        probability: 0.9,
+    };
+    let settled = |end| EventKind::AttachmentSettled {
+        path: HOSTILE.to_owned(),
+        tokens: 100,
+        end,
+        saved: ms(40),
+    };
+    let counts = ClientCounts { kept: 2, shared: 3, disk_failures: 4, ..ClientCounts::default() };
+    let mut report = SessionReport::default();
+    let files = [HOSTILE, "b", "c"].map(attached).to_vec();
+    for kind in [
+        EventKind::PromptStarted { text: "go".to_owned(), images: Vec::new() },
+        EventKind::Attached {
+            call_id: "a".to_owned(),
+            text: HOSTILE.to_owned(),
+            files,
+            what: AttachedKind::Guess,
+        },
+        settled(AttachmentEnd::Used),
+        settled(AttachmentEnd::Asked),
+        EventKind::Warning { message: HOSTILE.to_owned() },
+        EventKind::ClientCounts { counts },
+        EventKind::PromptFinished { usage: Usage::default() },
+    ] {
+        report.take(&Event { at: ms(1), kind });
+    }
+    let page = report.html();
+    well_formed(&page);
+    for figure in [
+        "before they were asked for</dt><dd>3 files",
+        "used, and not asked for</dt><dd>1<",
+        "asked for all the same</dt><dd>1<",
+        "not used, or not yet</dt><dd>1<",
+        "tokens, of these wasted</dt><dd>300, 100<",
+        "kept and given again</dt><dd>2<",
+        "with an identical request</dt><dd>3<",
+        "answers on the disk, times</dt><dd>4<",
+        "warnings</dt><dd>1<",
+    ] {
+        assert!(page.contains(figure), "{figure}");
+    }
+    let json = report.json();
+    assert_eq!(json["ledger"]["attached"]["wasted_tokens"], 100);
+    assert_eq!(json["ledger"]["answers"], json!({"kept": 2, "shared": 3}));
+    assert_eq!(json["fallbacks"]["answers_on_disk"], 4);
 }
