@@ -4,6 +4,7 @@
 //! and allocations. Asserts no time.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mimalloc::MiMalloc;
@@ -32,7 +33,7 @@ struct Ours {
 
 impl Ours {
     fn begin(wire: Wire) -> Self {
-        let decoder = provider::for_wire(wire).decoder(&[]);
+        let decoder = provider::for_wire(wire).decoder(&Arc::default());
         let mut ours = Self { parser: SseParser::new(), decoder, deltas: Vec::new() };
         ours.take(&streams::begin(wire));
         ours

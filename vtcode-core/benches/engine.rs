@@ -21,18 +21,44 @@ use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
 use vtcode_testkit::{Reply, Request, ScriptedModel, call, say};
 
-fn quantile(all: &mut [Duration], of_100: usize) -> Duration {
-    all.sort_unstable();
-    all[(all.len() - 1) * of_100 / 100]
+/// Readings in seconds, the smallest first.
+struct Readings(Vec<f64>);
+
+impl Readings {
+    fn new(mut all: Vec<f64>) -> Self {
+        assert!(!all.is_empty());
+        all.sort_unstable_by(f64::total_cmp);
+        Self(all)
+    }
+
+    fn at(&self, of_100: usize) -> f64 {
+        self.0[(self.0.len() - 1) * of_100 / 100]
+    }
 }
 
-fn row(what: &str, mut ours: Vec<Duration>, against: &str, other: &mut [Duration]) {
-    let (p50, p99) = (quantile(&mut ours, 50), quantile(&mut ours, 99));
-    let base = quantile(other, 50);
-    let factor = p50.as_secs_f64() / base.as_secs_f64();
-    println!(
-        "{what:<58} {p50:>10.3?} (p99 {p99:>10.3?})  {against:<34} {base:>10.3?}  {factor:.4} x"
-    );
+impl From<Vec<Duration>> for Readings {
+    fn from(all: Vec<Duration>) -> Self {
+        Self::new(all.iter().map(Duration::as_secs_f64).collect())
+    }
+}
+
+impl std::fmt::Display for Readings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (unit, times) = match self.at(50) {
+            ..1e-6 => ("ns", 1e9),
+            ..1e-3 => ("µs", 1e6),
+            _ => ("ms", 1e3),
+        };
+        let [p5, p50, p95, p99] = [5, 50, 95, 99].map(|of_100| self.at(of_100) * times);
+        write!(f, "{p50:7.1} {unit} ({p5:.1} – {p95:.1}; p99 {p99:.1})")
+    }
+}
+
+/// Prints the median of both sides with the 5th, 95th and 99th percentile, and how they compare.
+fn row(what: &str, ours: impl Into<Readings>, against: &str, other: &Readings) {
+    let ours = ours.into();
+    println!("{what}\n    {ours}, {} readings", ours.0.len());
+    println!("    {against}: {other}; ours is {:.4} of it", ours.at(50) / other.at(50));
 }
 
 /// The state machine as it was built before: the state behind a lock, every transition kept for
@@ -54,31 +80,36 @@ impl OldMachine {
 }
 
 async fn transitions() {
-    const TURNS: u32 = 2_000;
+    const TURNS: u32 = 500;
+    const ROUNDS: usize = 101;
     let limits = AgentLimits { max_turns: u32::MAX, ..Limits::full().agent };
     let (listener, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let old = OldMachine { state: 0.into(), history: Vec::new().into(), listener };
     for calls in [1, 8] {
         let (mut ours, mut before) = (Vec::new(), Vec::new());
-        for _ in 0..25 {
+        for _ in 0..ROUNDS {
             // Its inputs (a call's name, its result) are the stream's and made before.
             let rehearsal = Rehearsal::new(TURNS, black_box(calls), &limits);
             let steps = rehearsal.transitions() as u32;
             let began = Instant::now();
             black_box(rehearsal.run());
-            ours.push(began.elapsed() / steps);
+            ours.push(began.elapsed().as_secs_f64() / f64::from(steps));
 
             let began = Instant::now();
             for n in 0..steps {
                 old.transition(black_box(n as u8)).await;
             }
-            before.push(began.elapsed() / steps);
+            before.push(began.elapsed().as_secs_f64() / f64::from(steps));
             while heard.try_recv().is_ok() {}
         }
-        let what = format!("a transition of a turn with {calls} calls");
-        row(&what, ours, "lock, history and channel", &mut before);
+        row(
+            &format!("a transition, of a turn with {calls} calls"),
+            Readings::new(ours),
+            "a lock, a history and a channel",
+            &Readings::new(before),
+        );
     }
-    println!("  kept of the old machine's history: {}", old.history.read().await.len());
+    println!("    kept by the old machine: {} transitions", old.history.read().await.len());
 }
 
 /// Does nothing, and notes when it was called.
@@ -193,7 +224,8 @@ async fn old_turn() -> Duration {
 
 async fn turns() {
     const TURNS: usize = 400;
-    let calls = || (0..8).map(|_| call("nothing", json!({}))).reduce(Reply::and);
+    let one = |_| call("nothing", json!({}));
+    let calls = || (0..8).map(one).reduce(Reply::and);
     let script = || {
         let turns = std::iter::repeat_with(|| calls().expect("eight")).take(TURNS);
         turns.chain([say("Done.")]).collect::<Vec<_>>()
@@ -202,6 +234,7 @@ async fn turns() {
     for _ in 0..5 {
         old.push(old_turn().await);
     }
+    let old = old.into();
     for (limits, name) in [(Limits::full(), "on"), (Limits::plain(), "off")] {
         let took = session(&limits, script()).await;
         assert_eq!(took.called.len(), 8 * TURNS);
@@ -215,36 +248,51 @@ async fn turns() {
             .filter(|pair| matches!(pair[0].0, EventKind::ResponseEnded { .. }))
             .map(|pair| pair[1].1 - pair[0].1)
             .collect();
-        let what = format!("turn with 8 calls that do nothing, all {name}: engine");
-        row(&what, alone, "the loop that polled", &mut old);
-        row(
-            "  the same with HTTP, end of answer to next request",
-            gaps,
-            "the loop that polled",
-            &mut old,
-        );
+        let (mut first, mut whole) = (None, Vec::new());
+        for (kind, at) in &took.events {
+            match kind {
+                EventKind::Part { .. } => first = first.or(Some(*at)),
+                EventKind::RequestSent { .. } => whole.extend(first.take().map(|f| *at - f)),
+                _ => {}
+            }
+        }
+        let whole = whole.split_off(20);
+        let polled = "the loop that polled";
+        println!("a turn with 8 calls that do nothing, optimizations {name}");
+        row("  engine: answer complete to next request handed over", alone, polled, &old);
+        row("  engine and stream: first call complete to next request", whole, polled, &old);
+        row("  engine and HTTP: answer written to next request read", gaps, polled, &old);
     }
 }
 
 async fn eager_start() {
-    let words = "word ".repeat(30);
+    const PACE: Duration = Duration::from_millis(50);
+    // Thirty pieces of it, each a delta: 1.5 s.
+    let words = "some words of an answer, ".repeat(30);
+    // From the moment in which the model has written the piece that completes the call.
     let late = |took: &Session| {
-        let complete = took.events.iter().find(|(kind, _)| matches!(kind, EventKind::Part { .. }));
-        let ended = took.events.iter().find(|(k, _)| matches!(k, EventKind::ResponseEnded { .. }));
-        let complete = complete.expect("there is a call").1;
-        (took.called[0] - complete, ended.expect("it ends").1 - complete)
+        let told = took.events.iter().find(|(kind, _)| matches!(kind, EventKind::Part { .. }));
+        let told = told.expect("there is a call").1;
+        let written = took.requests[0].written_at.iter().rfind(|at| **at <= told);
+        let written = *written.expect("what is told was written");
+        let ended = took.requests[0].ended_at.expect("it ends");
+        (took.called[0] - written, ended - written)
     };
-    let reply =
-        || call("nothing", json!({})).and(say(words.clone())).pace(Duration::from_millis(50));
+    let reply = || call("nothing", json!({})).and(say(words.clone())).pace(PACE);
     let (mut eager, mut after, mut text) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..3 {
+    for _ in 0..5 {
         let (delay, rest) = late(&session(&Limits::full(), vec![reply(), say("Done.")]).await);
         eager.push(delay);
         text.push(rest);
         after.push(late(&session(&Limits::plain(), vec![reply(), say("Done.")]).await).0);
     }
-    row("call complete in the stream to its tool's start", eager, "after the answer", &mut after);
-    println!("  text that followed the call: {:.2?}", quantile(&mut text, 50));
+    row(
+        "a call complete in the stream, to its tool's start",
+        eager,
+        "after the answer",
+        &after.into(),
+    );
+    println!("    the answer went on for {}", Readings::from(text));
 }
 
 fn main() {

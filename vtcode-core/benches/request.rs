@@ -45,7 +45,7 @@ fn main() {
         let endpoint = Endpoint::new(wire, "http://127.0.0.1:1", "m");
         let client = OptimizedLLMClient::with_endpoint(endpoint, Limits::full().client)
             .expect("the URL is one");
-        let tools = ["read_file".to_owned()];
+        let tools: std::sync::Arc<[String]> = ["read_file".to_owned()].into();
         let head = provider.head(&Setup {
             model: "m".to_owned(),
             system: "You work on code.".repeat(100),

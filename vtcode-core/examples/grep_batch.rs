@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let workspace = Arc::new(Workspace::open(dir.path())?);
     let tool = GrepFile::new(workspace, 16 * 1024);
     let context = CallContext {
-        call_id: "bench".to_owned(),
+        call_id: "bench".into(),
         cancel: CancellationToken::new(),
         timeout: Duration::from_secs(600),
         progress: None,

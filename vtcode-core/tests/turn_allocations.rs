@@ -1,5 +1,14 @@
 //! Heap allocations of a session, counted: in a program of its own, because an allocator belongs to
-//! a whole program. The model runs on another thread, whose allocations do not count.
+//! a whole program.
+//!
+//! A turn is one request, its streamed answer with one small call, the call, its result, and their
+//! records in the journal; it is steady once everything that is kept is there. Counted is each time
+//! that the engine's thread asks the allocator for memory or for more of it, in a debug build: the
+//! engine, the client, the pipeline, the tool and the runtime's tasks for them. Named apart is what
+//! the HTTP library asks for by itself, read by sending as many requests through it alone. Not
+//! counted is what another thread does: the model, and what waits for the disk.
+//!
+//! Where they come from: `valgrind --tool=dhat --num-callers=60` before this test's program.
 
 use std::sync::{Arc, mpsc};
 
@@ -137,8 +146,8 @@ fn a_steady_turn_with_one_small_call_allocates_little() {
     let (all, http) = (by_turn(session), by_turn(bare));
     let ours = all - http;
     println!("{all:.1} allocations a turn, {http:.1} of them the HTTP library's, {ours:.1} ours");
-    // 60 are aimed at, and missed. What is above lies in the request (headers and address anew each
-    // time), the decoder, three tasks for a call, and what is charged and kept of it. The bound
+    // 60 are aimed at. Of what is above, 13 are the library's boxes round a connector with a layer,
+    // which it clones for each request; the client has one to open connections ahead. The bound
     // keeps it from growing unseen.
-    assert!(ours <= 120.0, "{ours} allocations a turn");
+    assert!(ours <= 68.0, "{ours} allocations a turn");
 }

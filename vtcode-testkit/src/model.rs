@@ -18,6 +18,9 @@ use crate::reply::{Reply, Usage};
 use crate::response::{Chunking, Ending, Response};
 use crate::wire::Wire;
 
+/// Pieces of a response whose moments are noted.
+const WRITES_NOTED: usize = 4096;
+
 /// A model on a loopback port that says what its script tells it to. Dropping it closes the port
 /// and every connection.
 pub struct ScriptedModel {
@@ -48,6 +51,8 @@ pub struct Request {
     pub received_at: Instant,
     /// When the first bytes of the response were written.
     pub first_byte_at: Option<Instant>,
+    /// When each piece of the response was written; of a long one, the first 4,096.
+    pub written_at: Vec<Instant>,
     /// When the response had ended, in whichever way.
     pub ended_at: Option<Instant>,
     /// True when the client went before the response had ended.
@@ -230,6 +235,9 @@ async fn serve(mut stream: TcpStream, connection: usize, shared: Arc<Shared>) {
         let written = |first, billed| {
             shared.note(slot, |request, now| {
                 request.billed = billed;
+                if request.written_at.len() < WRITES_NOTED {
+                    request.written_at.push(now);
+                }
                 if first {
                     request.first_byte_at = Some(now);
                 }
@@ -318,6 +326,7 @@ impl Shared {
             connection,
             received_at,
             first_byte_at: None,
+            written_at: Vec::new(),
             ended_at: None,
             client_left: false,
             billed: Usage::default(),

@@ -14,7 +14,7 @@ pub use self::past::Past;
 pub use self::segment::Segment;
 
 use crate::core::cache;
-use crate::core::event::Prefix;
+use crate::core::event::{Prefix, ShortHash};
 use crate::llm::message::Images;
 
 /// Stands between two messages on every wire.
@@ -206,8 +206,8 @@ impl Conversation {
     pub fn prefix(&self, endpoint: &str) -> Prefix {
         Prefix {
             messages: self.messages(),
-            endpoint: short(blake3::hash(endpoint.as_bytes())),
-            head: short(self.head_hash),
+            endpoint: blake3::hash(endpoint.as_bytes()).into(),
+            head: self.head_hash.into(),
             hash: self.named(self.chain[self.segments.len()]),
         }
     }
@@ -225,8 +225,8 @@ impl Conversation {
     }
 
     /// The head is no link of the chain: another one leaves the messages what they are.
-    fn named(&self, chain: blake3::Hash) -> String {
-        short(linked(self.head_hash, chain.as_bytes()))
+    fn named(&self, chain: blake3::Hash) -> ShortHash {
+        linked(self.head_hash, chain.as_bytes()).into()
     }
 }
 
@@ -234,11 +234,6 @@ pub(in crate::core) fn linked(before: blake3::Hash, segment: &[u8]) -> blake3::H
     let mut hasher = blake3::Hasher::new();
     hasher.update(before.as_bytes()).update(segment);
     hasher.finalize()
-}
-
-/// Enough of a hash to tell prefixes apart; it guards against mistakes, not against an attacker.
-pub(in crate::core) fn short(hash: blake3::Hash) -> String {
-    hash.to_hex()[..16].to_owned()
 }
 
 #[cfg(test)]

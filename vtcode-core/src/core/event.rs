@@ -46,16 +46,61 @@ pub struct SessionHeader {
 }
 
 /// Names what a request began with, so that a later one can be held against it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefix {
     /// The messages.
     pub messages: usize,
     /// A hash of where it went: wire, address and model.
-    pub endpoint: String,
+    pub endpoint: ShortHash,
     /// A hash of what stood before the messages: system prompt and tools.
-    pub head: String,
+    pub head: ShortHash,
     /// A hash of all of it.
-    pub hash: String,
+    pub hash: ShortHash,
+}
+
+/// The first eight bytes of a hash, sixteen hexadecimal digits where it is written: enough to tell
+/// prefixes apart. It guards against mistakes, not against an attacker.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShortHash(u64);
+
+impl From<blake3::Hash> for ShortHash {
+    fn from(hash: blake3::Hash) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl std::str::FromStr for ShortHash {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(digits: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(digits, 16).map(Self)
+    }
+}
+
+impl std::fmt::Display for ShortHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::fmt::Debug for ShortHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for ShortHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ShortHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        digits.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// Why a request does not begin with what the one before it was.

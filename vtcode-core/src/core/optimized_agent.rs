@@ -325,16 +325,15 @@ impl OptimizedAgentEngine {
     pub async fn start(&self) -> Result<AgentOutcome, EngineError> {
         let begin = lock(&self.begin).take().ok_or(EngineError::StartedTwice)?;
         let mut run = Run::new(self, begin)?;
-        let mut phase = Phase::Idle;
+        let (mut phase, mut actions) = (Phase::Idle, Vec::new());
         while phase != Phase::Closed {
             let input = run.next_input(&phase).await;
             if input.may_begin_turn() {
                 run.reread();
             }
-            let (next, actions) = step(phase, input, run.limits());
-            phase = next;
-            for action in actions {
-                run.perform(action).await;
+            step(&mut phase, input, run.limits(), &mut actions);
+            for action in actions.drain(..) {
+                run.perform(action, &phase).await;
             }
         }
         Ok(run.outcome())

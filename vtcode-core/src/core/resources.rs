@@ -3,6 +3,7 @@
 //! What a system does not tell is zero or none; a reading never fails.
 
 use std::fs;
+use std::io::Read as _;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -91,8 +92,10 @@ impl Resources {
 
 /// Returns the bytes of memory that are resident now; 0 where the system does not tell. Some 3 µs.
 pub fn resident_bytes() -> u64 {
-    // Pages: all, resident, shared, …
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    // Pages: all, resident, shared, … Read into place: it is asked for before each request and call.
+    let mut statm = [0; 256];
+    let read = fs::File::open("/proc/self/statm").and_then(|mut file| file.read(&mut statm));
+    let statm = str::from_utf8(&statm[..read.unwrap_or(0)]).unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }

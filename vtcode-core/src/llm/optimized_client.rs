@@ -283,7 +283,7 @@ impl OptimizedLLMClient {
     /// Sends a rendered request body. `tools` are the names that it offers. The total clock starts
     /// here; nothing is sent before the stream is asked for its first event. The very same request
     /// that is on its way already is not sent a second time: both hear one answer.
-    pub fn send(&self, body: impl Into<RequestBody>, tools: &[String]) -> ResponseStream {
+    pub fn send(&self, body: impl Into<RequestBody>, tools: &Arc<[String]>) -> ResponseStream {
         self.send_to(0, body, tools)
     }
 
@@ -292,7 +292,7 @@ impl OptimizedLLMClient {
         &self,
         route: usize,
         body: impl Into<RequestBody>,
-        tools: &[String],
+        tools: &Arc<[String]>,
     ) -> ResponseStream {
         self.ask(route, Rest::whole(), body.into(), tools)
     }
@@ -303,12 +303,12 @@ impl OptimizedLLMClient {
         &self,
         onward: Onward,
         body: impl Into<RequestBody>,
-        tools: &[String],
+        tools: &Arc<[String]>,
     ) -> ResponseStream {
         self.ask(onward.route, onward.rest, body.into(), tools)
     }
 
-    fn ask(&self, route: usize, rest: Rest, body: RequestBody, tools: &[String]) -> ResponseStream {
+    fn ask(&self, route: usize, rest: Rest, body: RequestBody, tools: &Arc<[String]>) -> ResponseStream {
         let stream = self.routes().and_then(|routes| {
             let temperature = routes.get(route)?.limits.temperature;
             routes.ask(route, rest, Asked { body, tools, temperature, sample: 0 })
@@ -665,7 +665,7 @@ impl Again {
         request.messages.iter().try_for_each(|message| rules.check(message.images()))?;
         let temperature = request.temperature.or(inner.limits.temperature);
         let (body, sample) = (inner.render(request), request.sample);
-        let asked = Asked { body, tools: &[], temperature, sample };
+        let asked = Asked { body, tools: &Arc::default(), temperature, sample };
         let stream = self.routes.ask(route, rest, asked)?;
         Ok(ResponseStream { again: Some(self), ..stream })
     }

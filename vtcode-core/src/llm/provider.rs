@@ -79,7 +79,7 @@ pub trait Provider: Send + Sync {
     }
 
     /// Returns a decoder for one streamed answer. `tools` are the names that were offered.
-    fn decoder(&self, tools: &[String]) -> Box<dyn Decoder>;
+    fn decoder(&self, tools: &Arc<[String]>) -> Box<dyn Decoder>;
 
     /// Returns what an error body says, if it has the wire's error shape.
     fn error_message(&self, body: &[u8]) -> Option<String>;
@@ -138,6 +138,11 @@ fn bearer_headers(key: Option<&str>) -> Vec<(&'static str, String)> {
 /// Renders a value of ours as JSON.
 fn render(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and JSON values always render")
+}
+
+/// Renders a value of ours as JSON, behind what a buffer holds.
+fn render_onto(buffer: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(buffer, value).expect("strings, numbers and JSON values always render");
 }
 
 /// Ends the list of messages and the request, on every wire.
@@ -230,7 +235,8 @@ mod tests {
     }
 
     fn decode(provider: &dyn Provider, chunks: &[&[u8]]) -> String {
-        let mut decoder = provider.decoder(&["read_file".to_owned(), "list_files".to_owned()]);
+        let mut decoder =
+            provider.decoder(&["read_file".to_owned(), "list_files".to_owned()].into());
         let (mut parser, mut deltas, mut result) = (SseParser::new(), Vec::new(), Ok(()));
         for chunk in chunks {
             let take = |event: &str, data: &str| {
@@ -479,7 +485,8 @@ mod tests {
                 broken.extend([lost, doubled, early]);
             }
             for (number, events) in broken.into_iter().enumerate() {
-                let (mut decoder, mut deltas) = (for_wire(wire).decoder(&[]), Vec::new());
+                let (mut decoder, mut deltas) =
+                    (for_wire(wire).decoder(&Arc::default()), Vec::new());
                 let decoded =
                     events.iter().try_for_each(|data| decoder.event("", data, &mut deltas));
                 let ended = decoded.and_then(|()| decoder.end(&mut deltas));

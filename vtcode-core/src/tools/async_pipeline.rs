@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -83,7 +85,7 @@ pub struct ToolResult {
 pub struct AsyncToolPipeline {
     registry: Arc<OptimizedToolRegistry>,
     owner: Owner,
-    results: Mutex<HashMap<String, oneshot::Receiver<ToolResult>>>,
+    results: Mutex<HashMap<String, Pending>>,
 }
 
 impl AsyncToolPipeline {
@@ -143,11 +145,19 @@ impl AsyncToolPipeline {
     /// nothing; once it returned, the call runs whether or not its result is asked for.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn submit_request(&self, request: ToolRequest) -> Result<String, ToolError> {
+        let id = request.id.clone();
+        let pending = self.submit(request)?;
+        self.results().insert(id.clone(), pending);
+        Ok(id)
+    }
+
+    /// Does the same for whoever keeps what will become of the call.
+    pub(crate) fn submit(&self, request: ToolRequest) -> Result<Pending, ToolError> {
         let ToolRequest { id, tool_name, args, priority, timeout, context } = request;
         let (registry, core) = (&self.registry, self.registry.core());
         core.admit()?;
-        let (sender, receiver) = oneshot::channel();
-        self.results().insert(id.clone(), receiver);
+        let (sender, result) = oneshot::channel();
+        let pending = Pending { result };
         let submitted = Instant::now();
         let planned = registry.get(&tool_name).and_then(|tool| {
             let plan = registry.plan(&tool, &args)?;
@@ -157,9 +167,9 @@ impl AsyncToolPipeline {
             Ok(planned) => planned,
             Err(error) => {
                 let ending = Ending::early(error);
-                // The receiver was stored above.
-                let _ = sender.send(given(ending, id.clone(), tool_name, submitted));
-                return Ok(id);
+                // The receiver is in what is returned.
+                let _ = sender.send(given(ending, id, tool_name, submitted));
+                return Ok(pending);
             }
         };
         let read_only = plan.effect.is_read_only();
@@ -171,7 +181,7 @@ impl AsyncToolPipeline {
             // Entered here, in the order submitted.
             turn: registry.enter(plan.effect),
             call: CallContext {
-                call_id: id.clone(),
+                call_id: id.as_str().into(),
                 cancel: context.cancel.child_token(),
                 timeout: plan.timeout,
                 progress: context.progress,
@@ -184,26 +194,22 @@ impl AsyncToolPipeline {
             tool,
         };
         core.take();
-        let (core, request_id) = (Arc::clone(core), id.clone());
+        let core = Arc::clone(core);
         self.owner.tasks.spawn(async move {
             let ending = core.carry_out(job).await;
             // Nobody may be waiting; the call is done all the same.
-            let _ = sender.send(given(ending, request_id, tool_name, submitted));
+            let _ = sender.send(given(ending, id, tool_name, submitted));
         });
-        Ok(id)
+        Ok(pending)
     }
 
     /// Waits for the result of a request. Each result is given once; an id that was never
     /// submitted, or whose result was given before, is an error in the result.
     pub async fn wait_result(&self, id: &str) -> ToolResult {
-        let receiver = self.results().remove(id);
-        let missing = || {
-            let error = ToolError::Failed(format!("no result is waiting under the id `{id}`"));
-            given(Ending::early(error), id.to_owned(), String::new(), Instant::now())
-        };
-        match receiver {
-            Some(receiver) => receiver.await.unwrap_or_else(|_| missing()),
-            None => missing(),
+        let pending = self.results().remove(id);
+        match pending {
+            Some(pending) => pending.await,
+            None => missing(id),
         }
     }
 
@@ -216,7 +222,7 @@ impl AsyncToolPipeline {
         self.registry.close().await;
     }
 
-    fn results(&self) -> MutexGuard<'_, HashMap<String, oneshot::Receiver<ToolResult>>> {
+    fn results(&self) -> MutexGuard<'_, HashMap<String, Pending>> {
         // The map is whole after any panic: each use makes one change.
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -227,6 +233,26 @@ impl Drop for AsyncToolPipeline {
     fn drop(&mut self) {
         self.owner.shutdown.cancel();
     }
+}
+
+/// A call that was taken; its result is what comes of waiting for it.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    result: oneshot::Receiver<ToolResult>,
+}
+
+impl Future for Pending {
+    type Output = ToolResult;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ToolResult> {
+        // Without a result the task that runs the call was ended from outside.
+        Pin::new(&mut self.result).poll(cx).map(|result| result.unwrap_or_else(|_| missing("")))
+    }
+}
+
+fn missing(id: &str) -> ToolResult {
+    let error = ToolError::Failed(format!("no result is waiting under the id `{id}`"));
+    given(Ending::early(error), id.to_owned(), String::new(), Instant::now())
 }
 
 fn given(ending: Ending, request_id: String, tool_name: String, submitted: Instant) -> ToolResult {

@@ -312,7 +312,7 @@ impl OptimizedToolRegistry {
             priority: ExecutionPriority::default(),
             turn: self.enter(plan.effect),
             call: CallContext {
-                call_id: uuid::Uuid::now_v7().to_string(),
+                call_id: uuid::Uuid::now_v7().to_string().into(),
                 cancel: cancel.clone(),
                 timeout: plan.timeout,
                 progress: None,

@@ -165,7 +165,7 @@ pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Clone)]
 pub struct CallContext {
     /// The call's id, unique in the session.
-    pub call_id: String,
+    pub call_id: Arc<str>,
     /// Cancelled when the call must end at once.
     pub cancel: CancellationToken,
     /// How long the call may run; its end is enforced by the pipeline, which drops the future.

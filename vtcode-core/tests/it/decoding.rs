@@ -1,5 +1,7 @@
 //! What a streamed delta costs: framing and decoding take no memory once an answer runs.
 
+use std::sync::Arc;
+
 use vtcode_core::config::endpoint::Wire;
 use vtcode_core::llm::message::Delta;
 use vtcode_core::llm::provider::{self, sse::SseParser};
@@ -17,7 +19,7 @@ fn a_delta_takes_no_memory_on_any_wire() {
     for wire in Wire::ALL {
         for piece in ["a word ", "a line\\n", "\\\"quoted\\\" ", "gr\u{fc}n \u{1f642} "] {
             let (begin, delta) = (streams::begin(wire), streams::delta(wire, piece));
-            let mut decoder = provider::for_wire(wire).decoder(&[]);
+            let mut decoder = provider::for_wire(wire).decoder(&Arc::default());
             let (mut parser, mut deltas) = (SseParser::new(), Vec::new());
             let mut take = |bytes: &[u8]| {
                 let mut said = 0;
@@ -56,7 +58,7 @@ fn a_delta_takes_no_memory_on_any_wire() {
 #[test]
 fn a_piece_of_a_calls_arguments_takes_no_memory_where_the_wire_has_such() {
     for wire in [Wire::OpenAiChat, Wire::OpenAiResponses, Wire::Anthropic] {
-        let mut decoder = provider::for_wire(wire).decoder(&[]);
+        let mut decoder = provider::for_wire(wire).decoder(&Arc::default());
         let (mut parser, mut deltas) = (SseParser::new(), Vec::new());
         let mut take = |text: &str| {
             parser

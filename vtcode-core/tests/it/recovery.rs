@@ -235,7 +235,7 @@ async fn two_hundred_calls_in_one_answer_each_have_one_result_in_their_order() {
         let many = calls.reduce(Reply::and).unwrap();
         let session = Session::new(wire, limits, vec![many, say("Done.")]).await;
         let session = session.tool(Probe::new("echoes", |context| async move {
-            Ok(ToolOutput::text(context.call_id))
+            Ok(ToolOutput::text(&*context.call_id))
         }));
         let outcome = session.run(&["go"]).await;
         assert_eq!(outcome.end, Some(End::Done("Done.".to_owned())));

@@ -317,7 +317,7 @@ pub(super) fn stream_decode(_limits: &Limits) -> anyhow::Result<Row> {
     let event = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
     let bytes = event.repeat(EVENTS as usize).into_bytes();
     let decode = || {
-        let (mut parser, mut decoder) = (SseParser::new(), provider.decoder(&[]));
+        let (mut parser, mut decoder) = (SseParser::new(), provider.decoder(&Arc::default()));
         let mut out = Vec::with_capacity(16);
         for chunk in bytes.chunks(4096) {
             let framed = parser.push(chunk, |event, data| {

@@ -165,7 +165,7 @@ fn decode(meter: &mut Meter) {
 }
 
 fn decode_all(provider: &dyn Provider, opening: &[u8], bytes: &[u8]) {
-    let (mut parser, mut decoder) = (SseParser::new(), provider.decoder(&[]));
+    let (mut parser, mut decoder) = (SseParser::new(), provider.decoder(&Arc::default()));
     let mut out = Vec::with_capacity(16);
     for chunk in [opening].into_iter().chain(bytes.chunks(1400)) {
         let framed = parser.push(chunk, |event, data| {

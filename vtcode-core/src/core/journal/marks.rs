@@ -11,8 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::core::conversation::short;
-use crate::core::event::{EventKind, Prefix};
+use crate::core::event::{EventKind, Prefix, ShortHash};
 use crate::llm::message::{Images, Message, Outcome, Part, Usage};
 
 /// What is read of the index: its last lines.
@@ -66,7 +65,7 @@ impl Totals {
                 self.close();
                 self.asked_bytes = *body_bytes;
                 self.turns += 1;
-                self.sent.clone_from(prefix);
+                self.sent = *prefix;
             }
             EventKind::ResponseEnded { usage, .. } => {
                 self.usage += *usage;
@@ -171,7 +170,7 @@ fn parse(line: &[u8]) -> Option<Indexed> {
 }
 
 fn sum(bytes: &[u8]) -> String {
-    short(blake3::hash(bytes))
+    ShortHash::from(blake3::hash(bytes)).to_string()
 }
 
 /// Returns a hash of what stands in a file just before `end`, at most back to `from`.

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -23,7 +25,7 @@ use crate::core::conversation::Conversation;
 use crate::core::event::EventKind;
 use crate::core::journal::Journal;
 use crate::core::memory_budget::Charge;
-use crate::llm::message::{Message, Part, Prompt, Setup, ToolCall, Usage};
+use crate::llm::message::{Message, Part, Prompt, Setup, Usage};
 use crate::llm::optimized_client::{Onward, ResponseStream};
 use crate::llm::provider::Provider;
 use crate::tools::async_pipeline::{BeforeEffect, ToolResult};
@@ -44,6 +46,7 @@ mod oversize;
 mod rendering;
 mod stream;
 
+use calls::{Open, Running};
 use checking::Checking;
 use elsewhere::setup_for;
 use history::{Storing, rendering};
@@ -70,7 +73,7 @@ pub(super) struct Run<'a> {
     storing: Storing,
     /// Names how messages are rendered, as the file with the oldest of them does.
     wire: String,
-    tool_names: Vec<String>,
+    tool_names: Arc<[String]>,
     conversation: Conversation,
     /// The conversation's messages, where there is no journal to read them from.
     messages: Option<Vec<Message>>,
@@ -101,7 +104,9 @@ pub(super) struct Run<'a> {
     began: bool,
     charges: Charges,
     oversize: Oversize,
-    calls: JoinSet<(usize, ToolCall, ToolResult)>,
+    calls: FuturesUnordered<Running>,
+    /// Results that are cut, because they are too long.
+    cutting: JoinSet<(Open, ToolResult)>,
     /// Inputs that follow from an action at once.
     pending: VecDeque<Input>,
     stop_calls: CancellationToken,
@@ -194,7 +199,8 @@ impl<'a> Run<'a> {
             began: false,
             charges: Charges::new(&engine.memory, &engine.pipeline, &engine.client),
             oversize,
-            calls: JoinSet::new(),
+            calls: FuturesUnordered::new(),
+            cutting: JoinSet::new(),
             pending: VecDeque::new(),
             _stop_dropped: stop_calls.clone().drop_guard(),
             stop_calls,
@@ -247,11 +253,14 @@ impl<'a> Run<'a> {
                     let limit = self.limits.max_wall.unwrap_or_default();
                     self.stop(Stop::Limit(Limit::Wall(limit)));
                 }
-                Some(joined) = self.calls.join_next() => {
-                    let (index, call, result) =
-                        joined.expect("the task only waits; the pipeline catches a tool's panic");
-                    let answer = self.call_done(call, result);
-                    return Input::CallDone(index, answer);
+                Some(ended) = self.calls.next() => {
+                    if let Some(input) = self.call_ended(ended) {
+                        return input;
+                    }
+                }
+                Some(cut) = self.cutting.join_next() => {
+                    let (open, result) = cut.expect("what cuts it does not panic");
+                    return self.call_done(open, result);
                 }
                 checked = self.checking.ended(), if self.checking.is_running() => {
                     self.check_ended(checked);
@@ -281,8 +290,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Does what the state machine says.
-    pub(super) async fn perform(&mut self, action: Action) {
+    /// Does what the state machine says; `phase` is where it stands by now.
+    pub(super) async fn perform(&mut self, action: Action, phase: &Phase) {
         match action {
             Action::Append(message) => {
                 let message = self.with_attachments(message).await;
@@ -294,7 +303,10 @@ impl<'a> Run<'a> {
             Action::SumUp => self.sum_up().await,
             Action::Compact(summary) => self.compact(summary.as_deref()).await,
             Action::Shorten => self.shorten().await,
-            Action::Start(index, call) => self.start_call(index, call).await,
+            Action::Start(index) => {
+                let call = phase.call(index).expect("a call that starts is in the answer");
+                self.start_call(index, call.clone());
+            }
             Action::StopAll => {
                 self.stream = None;
                 self.stop_calls.cancel();

@@ -1,5 +1,8 @@
-//! The engine's state machine: a phase and an input go in, the next phase and actions come out.
+//! The engine's state machine: a phase and an input go in, the next phase and what is to be done
+//! come out.
 //! Knows no clock, no disk and no network, so every interleaving can be tried in a test.
+
+use std::mem::take;
 
 use crate::config::limits::AgentLimits;
 use crate::core::event::ErrorClass;
@@ -55,7 +58,8 @@ pub(crate) struct Answer {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Call {
-    call: ToolCall,
+    /// Which of the parts it is.
+    part: usize,
     state: CallState,
 }
 
@@ -131,7 +135,7 @@ pub(crate) enum Action {
     /// Tell the model what is wrong with its last answer.
     SendBack(String),
     /// Hand the call at this place in the answer to the pipeline.
-    Start(usize, ToolCall),
+    Start(usize),
     /// End the stream and all running calls.
     StopAll,
     Warn(String),
@@ -244,105 +248,97 @@ pub enum End {
     Interrupted,
 }
 
-/// Returns what follows when `input` happens in `phase`. An input that has no meaning in a phase
-/// (a result that comes after everything was stopped) changes nothing.
-pub(crate) fn step(phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, Vec<Action>) {
-    match (phase, input) {
+/// Takes the session to where it stands once `input` has happened, and adds to `actions` what is
+/// then to be done, in order. An input that has no meaning in a phase (a result that comes after
+/// everything was stopped) changes nothing.
+///
+/// The phase changes where it lies and the actions go into a list that is used again: moving the
+/// one and making the other was most of what a transition cost (bench: engine).
+pub(crate) fn step(
+    phase: &mut Phase,
+    input: Input,
+    limits: &AgentLimits,
+    actions: &mut Vec<Action>,
+) {
+    let next = match (&mut *phase, input) {
         (Phase::Idle, Input::Prompt(prompt)) => {
             let task = Task { turns: 1, ..Task::default() };
-            let ask = vec![Action::Append(prompt.into()), Action::Ask { turn: 1 }];
-            (Phase::Asking(task, Answer::default()), ask)
+            actions.extend([Action::Append(prompt.into()), Action::Ask { turn: 1 }]);
+            Phase::Asking(task, Answer::default())
         }
-        (Phase::Idle, Input::Closed) => (Phase::Closed, Vec::new()),
+        (Phase::Idle, Input::Closed) => Phase::Closed,
         (Phase::Idle, Input::Stop(stop)) => {
-            (Phase::Closed, vec![finish(stop.into(), &Task::default())])
+            actions.push(finish(stop.into(), &Task::default()));
+            Phase::Closed
         }
-        (Phase::Asking(task, answer), Input::Part(part)) => take_part(task, answer, part, limits),
-        (Phase::Asking(mut task, answer), Input::AnswerEnded { finish, usage, verdict }) => {
-            task.usage += usage;
-            answer_ended(task, answer, (finish, verdict), limits)
+        (Phase::Asking(_, answer), Input::Part(part)) => {
+            return answer.take_part(part, limits, actions);
         }
-        (Phase::Asking(mut task, answer), Input::Spent(usage)) => {
+        (Phase::Asking(task, answer), Input::AnswerEnded { finish, usage, verdict }) => {
             task.usage += usage;
-            (Phase::Asking(task, answer), Vec::new())
+            answer_ended(take(task), take(answer), (finish, verdict), limits, actions)
+        }
+        (
+            Phase::Asking(task, _) | Phase::SummingUp(task, _) | Phase::Stopping(task, ..),
+            Input::Spent(usage),
+        ) => {
+            task.usage += usage;
+            return;
         }
         (Phase::Asking(task, answer), Input::AnswerBroke(failure)) => {
-            answer_broke(task, answer, failure, limits)
+            answer_broke(take(task), take(answer), failure, limits, actions)
         }
-        (Phase::Asking(task, mut answer), Input::CallDone(index, result)) => {
-            answer.done(index, result);
-            (Phase::Asking(task, answer), Vec::new())
+        (Phase::Asking(_, answer), Input::CallDone(index, result)) => {
+            return answer.done(index, result);
         }
-        (Phase::Asking(task, answer), Input::Overfull) if answer == Answer::default() => {
-            (Phase::SummingUp(task, String::new()), vec![Action::SumUp])
+        (Phase::Asking(task, answer), Input::Overfull) if *answer == Answer::default() => {
+            actions.push(Action::SumUp);
+            Phase::SummingUp(take(task), String::new())
         }
-        (Phase::SummingUp(task, words), input) => sum_up(task, words, input),
-        (Phase::Working(task, mut answer), Input::CallDone(index, result)) => {
-            answer.done(index, result);
-            next_turn(task, answer, limits)
+        (Phase::SummingUp(_, words), Input::Part(Part::Text { text })) => {
+            return words.push_str(&text);
         }
-        (Phase::Stopping(mut task, answer, end), Input::Spent(usage)) => {
+        (Phase::SummingUp(task, words), Input::AnswerEnded { usage, .. }) => {
             task.usage += usage;
-            (Phase::Stopping(task, answer, end), Vec::new())
+            let summary = Some(take(words)).filter(|words| !words.trim().is_empty());
+            summed_up(take(task), summary, actions)
         }
-        (Phase::Stopping(task, mut answer, end), Input::CallDone(index, result)) => {
-            answer.done(index, result);
-            stopping(task, answer, end, Vec::new())
-        }
-        (Phase::Asking(task, answer) | Phase::Working(task, answer), Input::Stop(stop)) => {
-            stopping(task, answer, stop.into(), vec![Action::StopAll])
-        }
-        (phase, _) => (phase, Vec::new()),
-    }
-}
-
-/// What becomes of the summary: the request that did not fit follows it, whatever it is.
-fn sum_up(mut task: Task, mut words: String, input: Input) -> (Phase, Vec<Action>) {
-    let ask_on = |task: Task, mut actions: Vec<Action>| {
-        actions.push(Action::Ask { turn: task.turns });
-        (Phase::Asking(task, Answer::default()), actions)
-    };
-    match input {
-        Input::Part(Part::Text { text }) => {
-            words.push_str(&text);
-            (Phase::SummingUp(task, words), Vec::new())
-        }
-        Input::Spent(usage) => {
-            task.usage += usage;
-            (Phase::SummingUp(task, words), Vec::new())
-        }
-        Input::AnswerEnded { usage, .. } => {
-            task.usage += usage;
-            let summary = Some(words).filter(|words| !words.trim().is_empty());
-            ask_on(task, vec![Action::Compact(summary)])
-        }
-        Input::AnswerBroke(failure) => {
-            let warning = format!(
+        (Phase::SummingUp(task, _), Input::AnswerBroke(failure)) => {
+            actions.push(Action::Warn(format!(
                 "the conversation could not be summed up, so less of it is kept: {}",
                 failure.message
-            );
-            ask_on(task, vec![Action::Warn(warning), Action::Compact(None)])
+            )));
+            summed_up(take(task), None, actions)
         }
-        Input::Stop(stop) => stopping(task, Answer::default(), stop.into(), vec![Action::StopAll]),
-        _ => (Phase::SummingUp(task, words), Vec::new()),
-    }
+        (Phase::SummingUp(task, _), Input::Stop(stop)) => {
+            actions.push(Action::StopAll);
+            stopping(take(task), Answer::default(), stop.into(), actions)
+        }
+        (Phase::Working(task, answer), Input::CallDone(index, result)) => {
+            answer.done(index, result);
+            if !answer.has_all_results() {
+                return;
+            }
+            next_turn(take(task), take(answer), limits, actions)
+        }
+        (Phase::Stopping(task, answer, end), Input::CallDone(index, result)) => {
+            answer.done(index, result);
+            let end = std::mem::replace(end, End::Interrupted);
+            stopping(take(task), take(answer), end, actions)
+        }
+        (Phase::Asking(task, answer) | Phase::Working(task, answer), Input::Stop(stop)) => {
+            actions.push(Action::StopAll);
+            stopping(take(task), take(answer), stop.into(), actions)
+        }
+        _ => return,
+    };
+    *phase = next;
 }
 
-fn take_part(
-    task: Task,
-    mut answer: Answer,
-    part: Part,
-    limits: &AgentLimits,
-) -> (Phase, Vec<Action>) {
-    let mut actions = Vec::new();
-    if let Part::ToolCall(call) = &part {
-        answer.calls.push(Call { call: call.clone(), state: CallState::Waiting });
-        if answer.calls.len() <= limits.calls_started_mid_stream {
-            actions = answer.start_waiting();
-        }
-    }
-    answer.parts.push(part);
-    (Phase::Asking(task, answer), actions)
+/// The request that did not fit follows the summary, whatever became of that.
+fn summed_up(task: Task, summary: Option<String>, actions: &mut Vec<Action>) -> Phase {
+    actions.extend([Action::Compact(summary), Action::Ask { turn: task.turns }]);
+    Phase::Asking(task, Answer::default())
 }
 
 fn answer_ended(
@@ -350,30 +346,28 @@ fn answer_ended(
     mut answer: Answer,
     (reason, verdict): (FinishReason, Verdict),
     limits: &AgentLimits,
-) -> (Phase, Vec<Action>) {
-    let cut_off = reason == FinishReason::Length;
+    actions: &mut Vec<Action>,
+) -> Phase {
     if !answer.calls.is_empty() {
-        let mut actions = answer.start_waiting();
-        if cut_off {
+        answer.start_waiting(actions);
+        if reason == FinishReason::Length {
             actions.push(Action::Warn(
                 "the answer was cut off at the output limit after a tool call and goes on from it"
                     .to_owned(),
             ));
         }
-        let (phase, more) = next_turn(task, answer, limits);
-        actions.extend(more);
-        return (phase, actions);
+        return next_turn(task, answer, limits, actions);
     }
     let text = words(&answer.parts);
     // One that spent all its tokens on thinking would do so again.
     if text.trim().is_empty() && !matches!(reason, FinishReason::Refusal | FinishReason::Length) {
         if task.empty < EMPTY_ANSWERS_ALLOWED {
             task.empty += 1;
-            let again = Action::Again {
+            actions.push(Action::Again {
                 attempt: task.empty + 1,
                 cause: "the model gave an empty answer".to_owned(),
-            };
-            return (Phase::Asking(task, Answer::default()), vec![again]);
+            });
+            return Phase::Asking(task, Answer::default());
         }
         let failure = Failure {
             message: "the model gave an empty answer, twice; try another model, or say more in \
@@ -381,10 +375,10 @@ fn answer_ended(
                 .to_owned(),
             kind: FailureKind::Model,
         };
-        return (Phase::Idle, vec![finish(End::Failed(failure), &task)]);
+        actions.push(finish(End::Failed(failure), &task));
+        return Phase::Idle;
     }
-    let mut actions = Vec::new();
-    actions.extend(answer.into_messages());
+    answer.give_messages(actions);
     let useless = |message| End::Failed(Failure { message, kind: FailureKind::Model });
     let end = match (reason, verdict) {
         (FinishReason::Length, _) => End::Limit(Limit::Output),
@@ -399,14 +393,14 @@ fn answer_ended(
         {
             task.unfit += 1;
             actions.push(Action::SendBack(problems));
-            return ask_next(task, actions);
+            return ask_next(task, answer, actions);
         }
         (_, Verdict::Unfit(problems)) => {
             useless(format!("the answer is not what --output-schema asks for: {problems}"))
         }
     };
     actions.push(finish(end, &task));
-    (Phase::Idle, actions)
+    Phase::Idle
 }
 
 /// A broken answer that holds calls counts as ended: they ran, or run, and are not asked for again.
@@ -415,84 +409,113 @@ fn answer_broke(
     mut answer: Answer,
     failure: Failure,
     limits: &AgentLimits,
-) -> (Phase, Vec<Action>) {
+    actions: &mut Vec<Action>,
+) -> Phase {
     if !answer.calls.is_empty() {
-        let warning = format!(
+        actions.push(Action::Warn(format!(
             "the answer broke off after a tool call and goes on from it: {}",
             failure.message
-        );
-        let mut actions = vec![Action::Warn(warning)];
-        actions.extend(answer.start_waiting());
-        let (phase, more) = next_turn(task, answer, limits);
-        actions.extend(more);
-        return (phase, actions);
+        )));
+        answer.start_waiting(actions);
+        return next_turn(task, answer, limits, actions);
     }
     if failure.kind == FailureKind::TooLong && !task.shortened {
         task.shortened = true;
-        let actions = vec![Action::Shorten, Action::Ask { turn: task.turns }];
-        return (Phase::Asking(task, Answer::default()), actions);
+        actions.extend([Action::Shorten, Action::Ask { turn: task.turns }]);
+        return Phase::Asking(task, Answer::default());
     }
     if failure.kind == FailureKind::Stream && task.broken < BROKEN_ANSWERS_ALLOWED {
         task.broken += 1;
-        let again = Action::Again { attempt: task.broken + 1, cause: failure.message };
-        return (Phase::Asking(task, Answer::default()), vec![again]);
+        actions.push(Action::Again { attempt: task.broken + 1, cause: failure.message });
+        return Phase::Asking(task, Answer::default());
     }
-    let mut actions = answer.into_messages();
+    answer.give_messages(actions);
     actions.push(finish(End::Failed(failure), &task));
-    (Phase::Idle, actions)
+    Phase::Idle
 }
 
 /// Goes on once every call of a complete answer has its result.
-fn next_turn(task: Task, answer: Answer, limits: &AgentLimits) -> (Phase, Vec<Action>) {
-    if !answer.calls.iter().all(|call| matches!(call.state, CallState::Done(_))) {
-        return (Phase::Working(task, answer), Vec::new());
+fn next_turn(
+    task: Task,
+    mut answer: Answer,
+    limits: &AgentLimits,
+    actions: &mut Vec<Action>,
+) -> Phase {
+    if !answer.has_all_results() {
+        return Phase::Working(task, answer);
     }
-    let mut actions = answer.into_messages();
+    answer.give_messages(actions);
     if task.turns >= limits.max_turns {
         actions.push(finish(End::Limit(Limit::Turns(limits.max_turns)), &task));
-        return (Phase::Idle, actions);
+        return Phase::Idle;
     }
-    ask_next(task, actions)
+    ask_next(task, answer, actions)
 }
 
-/// Asks with what was added to the conversation.
-fn ask_next(mut task: Task, mut actions: Vec<Action>) -> (Phase, Vec<Action>) {
+/// Asks with what was added to the conversation. The answer to come takes the place of one whose
+/// messages were given.
+fn ask_next(mut task: Task, mut answer: Answer, actions: &mut Vec<Action>) -> Phase {
     task.turns += 1;
     (task.empty, task.broken, task.shortened) = (0, 0, false);
     actions.push(Action::Ask { turn: task.turns });
-    (Phase::Asking(task, Answer::default()), actions)
+    answer.parts.clear();
+    answer.calls.clear();
+    Phase::Asking(task, answer)
 }
 
 /// Ends the prompt once no call runs any more.
-fn stopping(
-    task: Task,
-    answer: Answer,
-    end: End,
-    mut actions: Vec<Action>,
-) -> (Phase, Vec<Action>) {
+fn stopping(task: Task, mut answer: Answer, end: End, actions: &mut Vec<Action>) -> Phase {
     if answer.calls.iter().any(|call| call.state == CallState::Running) {
-        return (Phase::Stopping(task, answer, end), actions);
+        return Phase::Stopping(task, answer, end);
     }
-    actions.extend(answer.into_messages());
+    answer.give_messages(actions);
     actions.push(finish(end, &task));
-    (Phase::Closed, actions)
+    Phase::Closed
 }
 
 fn finish(end: End, task: &Task) -> Action {
     Action::Finish { end, usage: task.usage }
 }
 
+impl Phase {
+    /// Returns the call at this place in the answer that is being worked on.
+    pub(crate) fn call(&self, index: usize) -> Option<&ToolCall> {
+        match self {
+            Self::Asking(_, answer) | Self::Working(_, answer) | Self::Stopping(_, answer, _) => {
+                answer.call(answer.calls.get(index)?.part)
+            }
+            Self::Idle | Self::SummingUp(..) | Self::Closed => None,
+        }
+    }
+}
+
 impl Answer {
+    /// Takes a part that is complete; a call among the first ones starts at once.
+    fn take_part(&mut self, part: Part, limits: &AgentLimits, actions: &mut Vec<Action>) {
+        if matches!(part, Part::ToolCall(_)) {
+            self.calls.push(Call { part: self.parts.len(), state: CallState::Waiting });
+            if self.calls.len() <= limits.calls_started_mid_stream {
+                self.start_waiting(actions);
+            }
+        }
+        self.parts.push(part);
+    }
+
+    fn call(&self, part: usize) -> Option<&ToolCall> {
+        match self.parts.get(part)? {
+            Part::ToolCall(call) => Some(call),
+            Part::Text { .. } | Part::Reasoning { .. } => None,
+        }
+    }
+
     /// Starts every call that waits.
-    fn start_waiting(&mut self) -> Vec<Action> {
-        let waiting =
-            self.calls.iter_mut().enumerate().filter(|(_, c)| c.state == CallState::Waiting);
-        waiting
-            .map(|(index, call)| {
+    fn start_waiting(&mut self, actions: &mut Vec<Action>) {
+        for (index, call) in self.calls.iter_mut().enumerate() {
+            if call.state == CallState::Waiting {
                 call.state = CallState::Running;
-                Action::Start(index, call.call.clone())
-            })
-            .collect()
+                actions.push(Action::Start(index));
+            }
+        }
     }
 
     fn done(&mut self, index: usize, result: ToolAnswer) {
@@ -501,25 +524,33 @@ impl Answer {
         }
     }
 
+    fn has_all_results(&self) -> bool {
+        self.calls.iter().all(|call| matches!(call.state, CallState::Done(_)))
+    }
+
     /// Gives the messages that this answer adds to the conversation, results in the order asked.
-    fn into_messages(self) -> Vec<Action> {
+    fn give_messages(&mut self, actions: &mut Vec<Action>) {
         if is_silent(&self.parts) {
-            return Vec::new();
+            return;
         }
-        let results: Vec<ToolAnswer> = self
-            .calls
-            .into_iter()
-            .map(|Call { call, state }| match state {
-                CallState::Done(answer) => answer,
-                CallState::Running => ToolAnswer::interrupted(&call, true),
-                CallState::Waiting => ToolAnswer::interrupted(&call, false),
+        let mut calls = take(&mut self.calls);
+        let results: Vec<ToolAnswer> = calls
+            .drain(..)
+            .filter_map(|Call { part, state }| {
+                let interrupted = |ran| Some(ToolAnswer::interrupted(self.call(part)?, ran));
+                match state {
+                    CallState::Done(answer) => Some(answer),
+                    CallState::Running => interrupted(true),
+                    CallState::Waiting => interrupted(false),
+                }
             })
             .collect();
-        let mut messages = vec![Action::Append(Message::Assistant { parts: self.parts })];
+        // Emptied, it is there for the next answer's calls.
+        self.calls = calls;
+        actions.push(Action::Append(Message::Assistant { parts: take(&mut self.parts) }));
         if !results.is_empty() {
-            messages.push(Action::Append(Message::Tool { results }));
+            actions.push(Action::Append(Message::Tool { results }));
         }
-        messages
     }
 }
 

@@ -58,7 +58,7 @@ impl PrefixWatch {
             }
         });
         self.changed = change.is_some();
-        self.sent = Some(prefix.clone());
+        self.sent = Some(prefix);
         (prefix, change)
     }
 

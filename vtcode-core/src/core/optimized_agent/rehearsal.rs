@@ -46,11 +46,11 @@ impl Rehearsal {
     /// Takes the state machine through it; performs nothing of what it orders. Returns the number
     /// of its orders.
     pub fn run(self) -> usize {
-        let (mut phase, mut orders) = (Phase::Idle, 0);
+        let (mut phase, mut actions, mut orders) = (Phase::Idle, Vec::new(), 0);
         for input in self.inputs {
-            let (next, actions) = step(phase, input, &self.limits);
-            phase = next;
+            step(&mut phase, input, &self.limits, &mut actions);
             orders += actions.len();
+            actions.clear();
         }
         assert_eq!(phase, Phase::Idle, "a prompt whose model is content has an end");
         orders

@@ -72,14 +72,16 @@ impl Histogram {
 
     /// Returns the percentiles of what was recorded so far.
     pub fn percentiles(&self) -> Percentiles {
-        let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
-        let count: u64 = counts.iter().sum();
+        let counts = || self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+        let count: u64 = counts().sum();
         let max = self.max_ns.load(Ordering::Relaxed);
+        // They are read where they lie, for each request asks: what is recorded meanwhile makes them
+        // more, so that each rank is found.
         let at = |hundredths: u64| {
             // The smallest value that this share of all is at most.
             let rank = (count * hundredths).div_ceil(100).max(1);
             let mut below = 0;
-            let found = counts.iter().position(|n| {
+            let found = counts().position(|n| {
                 below += n;
                 below >= rank
             });

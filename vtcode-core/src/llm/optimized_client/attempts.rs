@@ -17,7 +17,7 @@ use super::body::outgoing;
 use super::breaker::Pass;
 use super::clocks::{Clock, Clocks};
 use super::error::{Leaves, LlmError};
-use super::hedge::{self, Body, Opened, Opening, Second, opening};
+use super::hedge::{self, Body, Opened, Opening, Second};
 use super::ledger::Running;
 use super::rate::{Reservation, Told};
 use super::retry::{self, Budget};
@@ -48,7 +48,7 @@ pub(super) struct Attempts {
     left: Vec<usize>,
     client: Arc<Inner>,
     body: RequestBody,
-    tools: Vec<String>,
+    tools: Arc<[String]>,
     clocks: Clocks,
     budget: Budget,
     state: State,
@@ -152,7 +152,7 @@ impl Attempts {
         routes: &Arc<Routes>,
         (at, rest): (usize, Rest),
         body: RequestBody,
-        tools: Vec<String>,
+        tools: Arc<[String]>,
         warning: Option<String>,
     ) -> Self {
         let client = Arc::clone(routes.get(at).unwrap_or(routes.first()));
@@ -431,7 +431,7 @@ impl Attempts {
             .body(outgoing(self.body.clone()));
         client.hedges.earn(client.limits.hedge_budget);
         self.late_at = hedge::late_at(client, &self.body, &client.first_bytes());
-        self.state = State::Sending(opening(client.transport.send(request, self.body.len())));
+        self.state = State::Sending(client.transport.open(request, self.body.len()));
     }
 
     fn answered(&mut self, Opened { response, body }: Opened) {
@@ -459,8 +459,8 @@ impl Attempts {
             self.fail(LlmError::NotAModel { url, what });
             return;
         }
-        let content_type = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
-        if content_type.starts_with("text/html") {
+        let content_type = header(CONTENT_TYPE).and_then(|text| text.get(.."text/html".len()));
+        if content_type.is_some_and(|name| name.eq_ignore_ascii_case("text/html")) {
             let url = self.client.shown_url();
             self.fail(LlmError::NotAModel { url, what: "it sent an HTML page".to_owned() });
             return;

@@ -14,7 +14,6 @@ use super::Inner;
 use super::body::outgoing;
 use super::ledger::Running;
 use super::rate::Reservation;
-use super::transport::Sending;
 use crate::core::conversation::RequestBody;
 use crate::core::performance_profiler::Percentiles;
 
@@ -74,16 +73,16 @@ pub(super) enum Body {
 pub(super) type Opening = Pin<Box<dyn Future<Output = reqwest::Result<Opened>> + Send>>;
 
 /// Waits until the answer to a request begins.
-pub(super) fn opening(sending: Sending) -> Opening {
-    Box::pin(async move {
-        let mut response = sending.await?;
-        let body = if response.status().is_success() {
-            response.chunk().await?.map_or(Body::Empty, Body::Began)
-        } else {
-            Body::Unread
-        };
-        Ok(Opened { response, body })
-    })
+pub(super) async fn opened(
+    sending: impl Future<Output = reqwest::Result<reqwest::Response>>,
+) -> reqwest::Result<Opened> {
+    let mut response = sending.await?;
+    let body = if response.status().is_success() {
+        response.chunk().await?.map_or(Body::Empty, Body::Began)
+    } else {
+        Body::Unread
+    };
+    Ok(Opened { response, body })
 }
 
 /// What the second request came to, and its place in the rate limits.
@@ -104,7 +103,7 @@ impl Second {
             .post(client.url.clone())
             .headers(client.headers.clone())
             .body(outgoing(body.clone()));
-        let opening = opening(client.transport.send(request, body.len()));
+        let opening = client.transport.open(request, body.len());
         let (limiter, bytes) = (client.limiter.clone(), body.weight());
         let opening = Box::pin(async move {
             let Some(limiter) = limiter else { return (None, opening.await) };

@@ -92,7 +92,7 @@ pub(super) struct Routes {
 /// A rendered request.
 pub(super) struct Asked<'a> {
     pub(super) body: RequestBody,
-    pub(super) tools: &'a [String],
+    pub(super) tools: &'a Arc<[String]>,
     pub(super) temperature: Option<f32>,
     pub(super) sample: u32,
 }
@@ -182,7 +182,7 @@ impl Routes {
             if rest.total_at.is_none() {
                 self.counters.request();
             }
-            let attempts = Attempts::new(self, (route, rest), body, tools.to_vec(), warning);
+            let attempts = Attempts::new(self, (route, rest), body, Arc::clone(tools), warning);
             Shared::begin(inner, key, kept.then(Kept::default), attempts)
         };
         if limits.shared_bytes == 0 {

@@ -813,7 +813,7 @@ async fn the_engines_way_sends_its_bytes_and_knows_its_tools() {
     conversation.push(&hello);
     let body = client.provider().unwrap().frame(&conversation);
     let body_bytes = body.len();
-    let mut stream = client.send(body, &["read_file".to_owned()]);
+    let mut stream = client.send(body, &["read_file".to_owned()].into());
     let mut told = Vec::new();
     while let Some(event) = stream.next().await {
         told.push(event.unwrap());

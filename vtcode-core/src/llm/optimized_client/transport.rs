@@ -3,12 +3,14 @@
 //! time runs on by itself, and a clock would end what is only on its way.
 
 use std::fmt;
-use std::future::Future;
+#[cfg(test)]
 use std::pin::Pin;
 
+use super::hedge::{Opening, opened};
 use super::recorded::{self, Recorded};
 
 /// A request on its way.
+#[cfg(test)]
 pub(super) type Sending = Pin<Box<dyn Future<Output = reqwest::Result<reqwest::Response>> + Send>>;
 
 /// The way out.
@@ -28,17 +30,17 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    /// Sends a request whose body has so many bytes.
-    pub(super) fn send(&self, request: reqwest::RequestBuilder, body_bytes: usize) -> Sending {
+    /// Sends a request whose body has so many bytes, and waits until its answer begins.
+    pub(super) fn open(&self, request: reqwest::RequestBuilder, body_bytes: usize) -> Opening {
         match self {
             Self::Recorded(recorded) => {
                 let response = recorded::response(recorded(body_bytes));
-                Box::pin(std::future::ready(Ok(response)))
+                Box::pin(opened(std::future::ready(Ok(response))))
             }
-            Self::Network => Box::pin(request.send()),
+            Self::Network => Box::pin(opened(request.send())),
             #[cfg(test)]
             Self::Played(play) => match request.build() {
-                Ok(request) => play(request),
+                Ok(request) => Box::pin(opened(play(request))),
                 Err(error) => Box::pin(std::future::ready(Err(error))),
             },
         }

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -146,7 +147,7 @@ impl Provider for Anthropic {
         conversation.body(&marks, TAIL)
     }
 
-    fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
+    fn decoder(&self, _tools: &Arc<[String]>) -> Box<dyn Decoder> {
         Box::new(AnthropicDecoder::default())
     }
 

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// Watches for the end of a JSON object that arrives in fragments.
 #[derive(Debug, Default)]
@@ -78,7 +78,58 @@ pub(super) fn as_object(arguments: &str) -> Cow<'_, str> {
 /// Returns whether a text is one JSON object that any server can read: one nested a thousandfold,
 /// or with half a letter in it, passes for JSON and is refused all the same.
 pub(super) fn is_object(text: &str) -> bool {
-    serde_json::from_str::<Map<String, Value>>(text).is_ok()
+    text.trim_start().starts_with('{') && serde_json::from_str::<Read>(text).is_ok()
+}
+
+/// A value that was read as strictly as one that is kept, and of which nothing is.
+struct Read;
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Read {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self, A::Error> {
+        while fields.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
 }
 
 #[cfg(test)]
@@ -114,6 +165,29 @@ mod tests {
         assert_eq!(as_object("{\"a\":"), r#"{"_raw":"{\"a\":"}"#);
         assert_eq!(as_object("[1]"), r#"{"_raw":"[1]"}"#);
         assert_eq!(as_object("{} {}"), r#"{"_raw":"{} {}"}"#);
+    }
+
+    #[test]
+    fn an_object_is_what_the_parser_of_values_takes_for_one() {
+        let deep = format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100));
+        for text in [
+            "{}",
+            " {\"a\": [1, -2, 1.5, true, null, \"\\n\", {\"b\": {}}]} ",
+            "{\"\\ud83d\\ude42\": \"\\ud83d\"}",
+            "{\"a\": 1e999}",
+            "{\"a\": 1, \"a\": 2}",
+            "{\"a\": 1,}",
+            "{1: 2}",
+            "{\"a\": 1} x",
+            "{\"a\": \"\u{1}\"}",
+            "[{}]",
+            "\"{}\"",
+            "",
+            &deep,
+        ] {
+            let parsed = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text);
+            assert_eq!(is_object(text), parsed.is_ok(), "{text}: {parsed:?}");
+        }
     }
 
     #[test]

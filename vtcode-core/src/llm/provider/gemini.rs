@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -99,7 +100,7 @@ impl Provider for Gemini {
         super::image_rules(&self.facts)
     }
 
-    fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
+    fn decoder(&self, _tools: &Arc<[String]>) -> Box<dyn Decoder> {
         Box::new(GeminiDecoder::default())
     }
 
@@ -601,7 +602,6 @@ fn finish_reason(name: &str, message: &str) -> Result<FinishReason, DecodeError>
 #[cfg(test)]
 #[allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
 mod tests {
-    use std::sync::Arc;
 
     use expect_test::{Expect, expect};
     use serde_json::json;
@@ -645,7 +645,7 @@ mod tests {
 
     /// What the decoder gave, as a message.
     fn answered(chunks: &[Value]) -> Message {
-        let (mut decoder, mut deltas) = (Gemini::default().decoder(&[]), Vec::new());
+        let (mut decoder, mut deltas) = (Gemini::default().decoder(&Arc::default()), Vec::new());
         for chunk in chunks {
             decoder.event("", &chunk.to_string(), &mut deltas).unwrap();
         }
@@ -872,7 +872,7 @@ mod tests {
     fn a_call_that_the_server_threw_away_is_asked_for_again() {
         let mut chunk = stop("MALFORMED_FUNCTION_CALL");
         chunk["candidates"][0]["finishMessage"] = "Malformed function call: f(".into();
-        let mut decoder = Gemini::default().decoder(&[]);
+        let mut decoder = Gemini::default().decoder(&Arc::default());
         let result = decoder.event("", &chunk.to_string(), &mut Vec::new());
         let Err(DecodeError::Reported { message, temporary: true }) = result else { panic!() };
         assert_eq!(message, "MALFORMED_FUNCTION_CALL: Malformed function call: f(");
@@ -910,7 +910,7 @@ mod tests {
             [(503, "UNAVAILABLE", true), (429, "RESOURCE_EXHAUSTED", true), (400, "X", false)]
         {
             let error = json!({"error": {"code": code, "message": "no luck", "status": status}});
-            let mut decoder = Gemini::default().decoder(&[]);
+            let mut decoder = Gemini::default().decoder(&Arc::default());
             let result = decoder.event("", &error.to_string(), &mut Vec::new());
             let Err(DecodeError::Reported { message, temporary }) = result else { panic!() };
             assert_eq!((&*message, temporary), ("no luck", passes));

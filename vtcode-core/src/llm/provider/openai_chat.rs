@@ -6,6 +6,7 @@ mod written;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,12 +15,14 @@ use super::arguments::{ObjectScan, as_object};
 use super::halves::Halves;
 use super::json::{self, Json, Text};
 use super::{
-    DecodeError, Decoder, Provider, appended, marked_text, name_call, render, reported, schema,
+    DecodeError, Decoder, Provider, appended, marked_text, name_call, render, render_onto,
+    reported, schema,
 };
 use crate::config::dialect::{
     AnswerSchema, EffortField, IdForm, ModelFacts, OutputLimit, Quirks, SchemaField, Thinking,
     ThinkingBack,
 };
+use crate::core::memory_pool::{StringLoan, global_pool};
 use crate::llm::message::{
     Delta, FinishReason, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, Usage,
 };
@@ -110,7 +113,7 @@ impl Provider for OpenAiChat {
                     if !bytes.is_empty() {
                         bytes.push(b',');
                     }
-                    bytes.extend(self.answer(result));
+                    self.answer(result, &mut bytes);
                 }
                 bytes.into()
             }
@@ -121,8 +124,9 @@ impl Provider for OpenAiChat {
         super::image_rules(&self.facts)
     }
 
-    fn decoder(&self, tools: &[String]) -> Box<dyn Decoder> {
-        Box::new(ChatDecoder { tools: tools.to_vec(), ..ChatDecoder::default() })
+    fn decoder(&self, tools: &Arc<[String]>) -> Box<dyn Decoder> {
+        let (tools, fragment) = (Arc::clone(tools), global_pool().loan_string());
+        Box::new(ChatDecoder { tools, fragment, ..ChatDecoder::default() })
     }
 
     fn error_message(&self, body: &[u8]) -> Option<String> {
@@ -318,9 +322,12 @@ impl OpenAiChat {
         .into()
     }
 
-    fn answer(&self, result: &ToolAnswer) -> Vec<u8> {
+    fn answer(&self, result: &ToolAnswer, onto: &mut Vec<u8>) {
         let content = marked_text(result);
-        render(&Answer { role: "tool", tool_call_id: self.id(&result.call_id), content })
+        let answer = Answer { role: "tool", tool_call_id: self.id(&result.call_id), content };
+        // What stands around the text takes less than this.
+        onto.reserve(answer.content.len() + 128);
+        render_onto(onto, &answer);
     }
 
     /// Returns a call's id as the server takes it back.
@@ -439,10 +446,10 @@ impl OpenCall {
 #[derive(Default)]
 struct ChatDecoder {
     /// The names that were offered.
-    tools: Vec<String>,
+    tools: Arc<[String]>,
     halves: Halves,
     /// What the last piece of a call's arguments said; kept for its room.
-    fragment: String,
+    fragment: StringLoan,
     slots: Vec<Slot>,
     /// How many of the slots were given out.
     given: usize,

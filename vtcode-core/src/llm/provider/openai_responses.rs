@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -121,7 +122,7 @@ impl Provider for OpenAiResponses {
         super::image_rules(&self.facts)
     }
 
-    fn decoder(&self, _tools: &[String]) -> Box<dyn Decoder> {
+    fn decoder(&self, _tools: &Arc<[String]>) -> Box<dyn Decoder> {
         Box::new(ResponsesDecoder::default())
     }
 
@@ -1054,7 +1055,7 @@ mod tests {
             (error, "gone", true),
             (nested, "too long", false),
         ] {
-            let mut decoder = OpenAiResponses::default().decoder(&[]);
+            let mut decoder = OpenAiResponses::default().decoder(&Arc::default());
             let result = decoder.event("", &event.to_string(), &mut Vec::new());
             let Err(DecodeError::Reported { message, temporary }) = result else { panic!() };
             assert_eq!((&*message, temporary), (words, passes));

@@ -4,6 +4,8 @@
 
 use memchr::{memchr, memchr2};
 
+use crate::core::memory_pool::{BytesLoan, global_pool};
+
 /// The longest line, and the most data in one event, that is taken in.
 const MAX_EVENT_BYTES: usize = 32 * 1024 * 1024;
 
@@ -23,10 +25,10 @@ pub enum SseError {
 #[derive(Debug)]
 pub struct SseParser {
     /// The line that the last chunk left unfinished.
-    line: Vec<u8>,
+    line: BytesLoan,
     /// The data lines of the event so far, each closed by a line feed.
-    data: Vec<u8>,
-    event: Vec<u8>,
+    data: BytesLoan,
+    event: BytesLoan,
     /// True until the first line is read: it may begin with a byte order mark.
     at_start: bool,
     /// True when the last chunk ended in CR: an LF that follows belongs to it.
@@ -48,9 +50,9 @@ impl SseParser {
 
     fn with_limit(limit_bytes: usize) -> Self {
         Self {
-            line: Vec::new(),
-            data: Vec::new(),
-            event: Vec::new(),
+            line: global_pool().loan_bytes(),
+            data: global_pool().loan_bytes(),
+            event: global_pool().loan_bytes(),
             at_start: true,
             after_cr: false,
             limit_bytes,

@@ -97,7 +97,7 @@ impl Place {
 /// A context with time enough.
 pub(super) fn context() -> CallContext {
     CallContext {
-        call_id: "call".to_owned(),
+        call_id: "call".into(),
         cancel: CancellationToken::new(),
         timeout: Duration::from_secs(60),
         progress: None,

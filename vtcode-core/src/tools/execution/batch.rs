@@ -221,7 +221,7 @@ impl Core {
         });
         let (args, mut members): (Vec<Arc<Value>>, Vec<_>) = members.unzip();
         let context = CallContext {
-            call_id: String::new(),
+            call_id: "".into(),
             cancel: CancellationToken::new(),
             timeout: group.limit,
             progress: None,

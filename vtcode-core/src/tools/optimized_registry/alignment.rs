@@ -142,7 +142,7 @@ fn reads(tool: &Entry, args: &Value) -> bool {
     }
     // A tool whose effect does not depend on its arguments reads them when it is called.
     let context = CallContext {
-        call_id: String::new(),
+        call_id: "".into(),
         cancel: CancellationToken::new(),
         timeout: Duration::from_secs(1),
         progress: None,

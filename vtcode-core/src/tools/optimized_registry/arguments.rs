@@ -73,7 +73,7 @@ impl Shape {
     /// Checks arguments. The error names every problem, up to a bound.
     pub(super) fn check(&self, args: &Value) -> Result<(), String> {
         let mut problems = Vec::new();
-        self.find("", args, &mut problems);
+        self.find(At::Top, args, &mut problems);
         if problems.is_empty() {
             return Ok(());
         }
@@ -86,7 +86,7 @@ impl Shape {
         Err(text)
     }
 
-    fn find(&self, at: &str, value: &Value, problems: &mut Vec<String>) {
+    fn find(&self, at: At<'_>, value: &Value, problems: &mut Vec<String>) {
         let fits = match (self, value) {
             (Self::Any, _) | (Self::Number, Value::Number(_)) | (Self::Switch, Value::Bool(_)) => {
                 true
@@ -100,7 +100,7 @@ impl Shape {
             }
             (Self::Array(shape), Value::Array(items)) => {
                 for (n, item) in items.iter().enumerate() {
-                    shape.find(&format!("{at}[{n}]"), item, problems);
+                    shape.find(At::Item(&at, n), item, problems);
                 }
                 true
             }
@@ -111,7 +111,10 @@ impl Shape {
             _ => false,
         };
         if !fits {
-            let at = if at.is_empty() { "the arguments" } else { at };
+            let at = match at {
+                At::Top => "the arguments".to_owned(),
+                at => at.to_string(),
+            };
             problems.push(format!("`{at}` must be {}, not {}", self.noun(), shown(value)));
         }
     }
@@ -131,23 +134,39 @@ impl Shape {
     }
 }
 
+/// Where a value stands; put into words only where something is wrong with it.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Top,
+    Field(&'a At<'a>, &'a str),
+    Item(&'a At<'a>, usize),
+}
+
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Top => Ok(()),
+            Self::Field(Self::Top, name) => f.write_str(name),
+            Self::Field(above, name) => write!(f, "{above}.{name}"),
+            Self::Item(above, n) => write!(f, "{above}[{n}]"),
+        }
+    }
+}
+
 fn find_in_object(
-    at: &str,
+    at: At<'_>,
     fields: &[Field],
     closed: bool,
     given: &serde_json::Map<String, Value>,
     problems: &mut Vec<String>,
 ) {
-    let below = |name: &str| {
-        if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
-    };
     for field in fields {
         match given.get(&field.name) {
             // Many models write null for what they leave out.
             Some(Value::Null) | None if !field.required => {}
-            Some(value) => field.shape.find(&below(&field.name), value, problems),
+            Some(value) => field.shape.find(At::Field(&at, &field.name), value, problems),
             None => {
-                let name = below(&field.name);
+                let name = At::Field(&at, &field.name);
                 problems.push(format!("missing field `{name}`: {}", field.shape.noun()));
             }
         }
@@ -162,10 +181,11 @@ fn find_in_object(
             .filter(|(score, _)| *score > 0.6)
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let hint = match nearest {
-            Some((_, nearest)) => format!("did you mean `{}`?", below(nearest)),
+            Some((_, nearest)) => format!("did you mean `{}`?", At::Field(&at, nearest)),
             None => format!("there are {}", quoted(fields.iter().map(|field| &field.name))),
         };
-        problems.push(format!("unknown field `{}`; {hint}", below(&shortened(name))));
+        let name = shortened(name);
+        problems.push(format!("unknown field `{}`; {hint}", At::Field(&at, &name)));
     }
 }
 

@@ -1,7 +1,9 @@
 //! Calls on their way to the pipeline and results on their way back: each is told as it happens,
 //! and becomes an input of the state machine. Decides neither order nor permission.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,18 +13,43 @@ use super::super::repeats::Gave;
 use super::super::sum_changes;
 use super::Run;
 use crate::core::event::{ErrorClass, EventKind};
+use crate::core::memory_budget::Charge;
 use crate::llm::message::{ToolAnswer, ToolCall};
 use crate::tools::async_pipeline::{
-    AsyncToolPipeline, ExecutionContext, ExecutionPriority, ToolRequest, ToolResult,
+    AsyncToolPipeline, ExecutionContext, ExecutionPriority, Pending, ToolRequest, ToolResult,
 };
 use crate::tools::tool::{Detail, ToolOutput};
+
+/// A call that was handed to the pipeline.
+pub(super) struct Open {
+    index: usize,
+    call: ToolCall,
+    /// The memory that is kept free for it.
+    room: Charge,
+}
+
+/// A call that waits or runs in the pipeline.
+pub(super) struct Running {
+    /// Given out with the result.
+    open: Option<Open>,
+    result: Pending,
+}
+
+impl Future for Running {
+    type Output = (Open, ToolResult);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = ready!(Pin::new(&mut self.result).poll(cx));
+        Poll::Ready((self.open.take().expect("it is polled to its end once"), result))
+    }
+}
 
 /// Changes that are kept one by one.
 const CHANGES: usize = 4096;
 
 impl Run<'_> {
     /// Hands a call to the pipeline.
-    pub(super) async fn start_call(&mut self, index: usize, call: ToolCall) {
+    pub(super) fn start_call(&mut self, index: usize, call: ToolCall) {
         let ToolCall { id: call_id, name, arguments } = call;
         let told = self.tell(EventKind::ToolStarted { call_id, name, arguments });
         let EventKind::ToolStarted { call_id: id, name, arguments } = told else { return };
@@ -64,19 +91,24 @@ impl Run<'_> {
                 before_effect: self.before_effect.clone(),
             },
         };
-        let pipeline = Arc::clone(&self.engine.pipeline);
         // Submitted here, in the order asked; only the result is waited for elsewhere.
-        match pipeline.submit_request(request).await {
-            Ok(id) => {
-                let oversize = self.oversize.clone();
-                self.calls.spawn(async move {
-                    let result = oversize.bounded(pipeline.wait_result(&id).await).await;
-                    drop(room);
-                    (index, call, result)
-                });
+        match self.engine.pipeline.submit(request) {
+            Ok(result) => {
+                let open = Open { index, call, room };
+                self.calls.push(Running { open: Some(open), result });
             }
             Err(error) => self.not_run(index, call, error.to_string(), error.class()),
         }
+    }
+
+    /// Takes what a call gave; none where it must be cut first, which happens elsewhere.
+    pub(super) fn call_ended(&mut self, (open, result): (Open, ToolResult)) -> Option<Input> {
+        if self.oversize.is_too_long(&result) {
+            let oversize = self.oversize.clone();
+            self.cutting.spawn(async move { (open, oversize.bounded(result).await) });
+            return None;
+        }
+        Some(self.call_done(open, result))
     }
 
     /// Answers a call that was not handed to the pipeline.
@@ -86,8 +118,10 @@ impl Run<'_> {
         self.pending.push_back(Input::CallDone(index, answer));
     }
 
-    /// Takes what the pipeline gave for a call.
-    pub(super) fn call_done(&mut self, call: ToolCall, result: ToolResult) -> ToolAnswer {
+    /// Takes the result of a call, as the model gets it.
+    pub(super) fn call_done(&mut self, open: Open, result: ToolResult) -> Input {
+        let Open { index, call, room } = open;
+        drop(room);
         let (output, class) = match result.result {
             Ok(output) => {
                 let class = output.is_error.then_some(ErrorClass::Tool);
@@ -98,7 +132,8 @@ impl Run<'_> {
                 (output, error.class())
             }
         };
-        self.answer(call, output, class, [result.waited, result.execution_time])
+        let times = [result.waited, result.execution_time];
+        Input::CallDone(index, self.answer(call, output, class, times))
     }
 
     /// Makes of a result what the model reads, and tells it.

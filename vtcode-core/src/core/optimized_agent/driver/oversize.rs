@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::tools::async_pipeline::ToolResult;
 
@@ -16,21 +17,24 @@ const TIMES_RESULT: usize = 4;
 /// Where such results go.
 #[derive(Debug, Clone)]
 pub(super) struct Oversize {
-    spool_dir: Option<PathBuf>,
+    spool_dir: Option<Arc<Path>>,
     result_bytes: usize,
 }
 
 impl Oversize {
     pub(super) fn new(spool_dir: Option<PathBuf>, result_bytes: usize) -> Self {
-        Self { spool_dir, result_bytes }
+        Self { spool_dir: spool_dir.map(Arc::from), result_bytes }
     }
 
-    /// Returns the result as the model gets it.
+    /// Returns whether a result is too long to be given whole.
+    pub(super) fn is_too_long(&self, result: &ToolResult) -> bool {
+        let most = self.result_bytes.saturating_mul(TIMES_RESULT);
+        result.result.as_ref().is_ok_and(|output| output.text.len() > most)
+    }
+
+    /// Returns such a result as the model gets it.
     pub(super) async fn bounded(self, mut result: ToolResult) -> ToolResult {
         let Ok(output) = &mut result.result else { return result };
-        if output.text.len() <= self.result_bytes.saturating_mul(TIMES_RESULT) {
-            return result;
-        }
         let (text, id) = (std::mem::take(&mut output.text), result.request_id.clone());
         let cut = tokio::task::spawn_blocking(move || self.cut(&text, &id)).await;
         output.text = cut.unwrap_or_else(|_| "[the result is too long and was lost]".to_owned());

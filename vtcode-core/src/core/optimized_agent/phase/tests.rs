@@ -47,6 +47,12 @@ fn judged(verdict: Verdict) -> Input {
     Input::AnswerEnded { finish, usage, verdict }
 }
 
+fn stepped(mut phase: Phase, input: Input, limits: &AgentLimits) -> (Phase, Vec<Action>) {
+    let mut actions = Vec::new();
+    step(&mut phase, input, limits, &mut actions);
+    (phase, actions)
+}
+
 /// How much the model and the user may do.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
@@ -209,7 +215,7 @@ impl Checker {
             Input::Spent(_) | Input::Closed => {}
         }
         let stopping = matches!(input, Input::Stop(_));
-        let (phase, actions) = step(phase, input, &self.limits);
+        let (phase, actions) = stepped(phase, input, &self.limits);
         for (at, action) in actions.iter().enumerate() {
             match action {
                 Action::Append(message) => world.conversation.push(message.clone()),
@@ -232,7 +238,8 @@ impl Checker {
                     let (attempt, cause, wait) = (*attempt, cause.clone(), Duration::ZERO);
                     events.push(EventKind::Retry { attempt, wait, cause });
                 }
-                Action::Start(index, call) => {
+                Action::Start(index) => {
+                    let call = phase.call(*index).unwrap();
                     assert!(!world.stopped, "a call starts after the stop");
                     assert!(world.started.insert(call.id.clone()), "{} starts twice", call.id);
                     if let Some(said) = &world.stream {
@@ -339,7 +346,7 @@ impl Checker {
         assert_eq!(interrupted, open, "{}", context());
 
         for late in self.late(phase) {
-            let (after, actions) = step(phase.clone(), late.clone(), &self.limits);
+            let (after, actions) = stepped(phase.clone(), late.clone(), &self.limits);
             assert_eq!((&after, actions), (phase, Vec::new()), "{late:?} in {}", context());
         }
     }
@@ -476,9 +483,7 @@ fn a_summary_takes_the_place_of_what_came_before_whatever_becomes_of_it() {
 fn run(limits: &AgentLimits, inputs: impl IntoIterator<Item = Input>) -> (Phase, Vec<Action>) {
     let (mut phase, mut all) = (Phase::Idle, Vec::new());
     for input in std::iter::once(Input::Prompt("go".into())).chain(inputs) {
-        let (next, actions) = step(phase, input, limits);
-        phase = next;
-        all.extend(actions);
+        step(&mut phase, input, limits, &mut all);
     }
     (phase, all)
 }

@@ -2,6 +2,7 @@
 //! opened, and opens one connection ahead of the request that will use it.
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -142,34 +143,48 @@ impl<S> Layer<S> for Opener {
     type Service = Opening<S>;
 
     fn layer(&self, sockets: S) -> Opening<S> {
+        let sockets = Arc::new(sockets);
         Opening { sockets, shared: Arc::clone(&self.0) }
     }
 }
 
-/// The HTTP client's way to a socket, through an [`Opener`].
-#[derive(Debug, Clone)]
+/// The HTTP client's way to a socket, through an [`Opener`]. It is cloned several times for each
+/// request, of which few open a connection: only then the way below, some boxes deep, is cloned, too.
+#[derive(Debug)]
 pub(super) struct Opening<S> {
-    sockets: S,
+    sockets: Arc<S>,
     shared: Arc<Shared>,
+}
+
+impl<S> Clone for Opening<S> {
+    fn clone(&self) -> Self {
+        Self { sockets: Arc::clone(&self.sockets), shared: Arc::clone(&self.shared) }
+    }
 }
 
 impl<S, To> Service<To> for Opening<S>
 where
-    S: Service<To, Error = BoxError>,
+    S: Service<To, Error = BoxError> + Clone + Send + 'static,
     S::Response: Send + 'static,
     S::Future: Send + 'static,
+    To: Send + 'static,
 {
     type Response = S::Response;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.sockets.poll_ready(cx)
+    /// Always: what is below is asked by each call.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, to: To) -> Self::Future {
         let shared = Arc::clone(&self.shared);
-        let connecting = shared.clone().counted(self.sockets.call(to));
+        let mut sockets = S::clone(&self.sockets);
+        let connecting = shared.clone().counted(async move {
+            poll_fn(|cx| sockets.poll_ready(cx)).await?;
+            sockets.call(to).await
+        });
         let mut ahead = self.shared.ahead();
         match std::mem::take(&mut *ahead) {
             Ahead::None => Box::pin(connecting),
