@@ -355,6 +355,8 @@ async fn go_on(
     }
     let undo_bytes = settings.safety.undo_bytes;
     let preimages = Arc::new(Preimages::open(journal.dir(), undo_bytes, replay.turns()));
+    // The journal's lock is held: nobody else works on this session.
+    preimages.sweep();
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
     let sandbox = setup::sandbox(&workspace, &settings, env)?;
     let registry = setup::registry(&workspace, journal.spool_dir(), sandbox, &settings, env)?;
@@ -362,7 +364,7 @@ async fn go_on(
     let listed = sessions.list()?.into_iter().find(|entry| entry.id == header.session_id);
     let entry = listed.unwrap_or_else(|| SessionEntry::from_header(&header));
     let entry = SessionEntry { model: header.model.clone(), ..entry };
-    let sent = replay.sent().cloned();
+    let sent = replay.sent().copied();
     let messages = replay.messages;
     let sessions = sessions.clone();
     Ok(Session {

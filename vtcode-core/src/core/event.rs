@@ -65,8 +65,8 @@ pub struct ShortHash(u64);
 
 impl From<blake3::Hash> for ShortHash {
     fn from(hash: blake3::Hash) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
-        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        let first = hash.as_bytes().first_chunk().expect("a hash has 32 bytes");
+        Self(u64::from_be_bytes(*first))
     }
 }
 

@@ -29,6 +29,10 @@ use commands::Watch;
 use record::{Change, Record};
 use store::{Kept, Store};
 
+/// How the name of a file begins and ends that is to take another's place.
+const ASIDE_START: &str = ".vtcode-";
+const ASIDE_END: &str = ".tmp";
+
 /// The pre-images of one session.
 #[derive(Debug)]
 pub struct Preimages {
@@ -77,6 +81,17 @@ pub(in crate::safety) enum Found {
 #[must_use]
 pub(in crate::safety) struct Announced(Option<u64>);
 
+/// Returns a name, which no other file has, for one that will take another's place.
+pub(in crate::safety) fn aside_name() -> String {
+    format!("{ASIDE_START}{}{ASIDE_END}", uuid::Uuid::now_v7().simple())
+}
+
+/// Returns whether a name is one of those.
+fn is_aside(path: &Path) -> bool {
+    let name = path.file_name().map(std::ffi::OsStr::to_string_lossy);
+    name.is_some_and(|name| name.starts_with(ASIDE_START) && name.ends_with(ASIDE_END))
+}
+
 impl State {
     /// Returns the state of a file with this content.
     pub(in crate::safety) fn of_content(content: &[u8], mode: u32) -> Self {
@@ -102,7 +117,7 @@ impl Preimages {
                     turn = turn.max(change.turn);
                     next_id = next_id.max(change.id + 1);
                 }
-                Record::Cancelled { .. } => {}
+                Record::Cancelled { .. } | Record::Aside { .. } | Record::Swept => {}
                 Record::CommandStarted { turn } => cut_off = Some(*turn),
                 Record::CommandsSettled => cut_off = None,
                 Record::Undone { by, .. } => turn = turn.max(*by),
@@ -130,6 +145,37 @@ impl Preimages {
         let mut inner = self.lock();
         inner.turn += 1;
         inner.kept.clear();
+    }
+
+    /// Writes down that a file is about to be made aside, so that a later run can remove it should
+    /// this one die before it took another's place.
+    pub(in crate::safety) fn sets_aside(&self, path: PathBuf) {
+        // The change itself, announced next, tells when the log cannot be written.
+        let _ = self.lock().append(&self.dir, &Record::Aside { path });
+    }
+
+    /// Removes what earlier runs of this session made aside and left when they died; returns how
+    /// many files that were. To be called by whoever holds the session's journal, before its first
+    /// change: no process then writes a file that this log names. Files of other sessions have other
+    /// names and stay.
+    pub fn sweep(&self) -> usize {
+        let records = record::read(&self.dir.join("log.jsonl")).unwrap_or_default();
+        let since = records.iter().rposition(|record| matches!(record, Record::Swept));
+        let mut aside = records[since.map_or(0, |at| at + 1)..]
+            .iter()
+            .filter_map(|record| match record {
+                Record::Aside { path } => Some(path),
+                _ => None,
+            })
+            .peekable();
+        if aside.peek().is_none() {
+            return 0;
+        }
+        let removed = aside.filter(|path| is_aside(path) && std::fs::remove_file(path).is_ok());
+        let removed = removed.count();
+        // Not written down, they are looked for once more.
+        let _ = self.lock().append(&self.dir, &Record::Swept);
+        removed
     }
 
     /// Returns what the user should know and was not told yet, one line each.

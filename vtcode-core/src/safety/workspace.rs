@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
-use crate::safety::preimage::{Announced, Found, Preimages, State};
+use crate::safety::preimage::{self, Announced, Found, Preimages, State};
 use crate::tools::tool::ToolError;
 
 mod beneath;
@@ -530,6 +530,16 @@ impl WorkspacePath {
         told(preimages, &announced, change)
     }
 
+    /// Returns a name for what will take this place once it is whole, and writes it down: a process
+    /// that dies before leaves a file of that name.
+    fn aside(&self) -> String {
+        let name = preimage::aside_name();
+        if let Some(preimages) = &self.roots.preimages {
+            preimages.sets_aside(self.key(OsStr::new(&name)));
+        }
+        name
+    }
+
     /// Returns the one name of this place: no links in the folders above it.
     fn key(&self, name: &OsStr) -> PathBuf {
         self.above().map_or_else(PathBuf::new, |above| above.identity()).join(name)
@@ -560,7 +570,7 @@ impl WorkspacePath {
         }
         let mode = mode.or(old.map(|stat| stat.st_mode)).map(|mode| mode & 0o777);
         // Not made from `name`, which may already be as long as a name can be.
-        let temporary = format!(".vtcode-{}.tmp", uuid::Uuid::now_v7().simple());
+        let temporary = self.aside();
         let file = rustix::fs::openat(
             &parent,
             &temporary,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::git::{self, Index};
 use super::record::{Change, Record, State};
-use super::{Inner, Preimages};
+use super::{Inner, Preimages, is_aside};
 use crate::safety::workspace::Workspace;
 use crate::tools::witness::Version;
 
@@ -294,9 +294,8 @@ fn walk(folders: &[PathBuf], began: Instant) -> Walked {
         let mut walk = ignore::WalkBuilder::new(folder);
         walk.hidden(false).git_global(false).require_git(false).follow_links(false);
         walk.filter_entry(|entry| {
-            let name = entry.file_name().to_string_lossy();
             // Ours is there for a moment only.
-            name != ".git" && !(name.starts_with(".vtcode-") && name.ends_with(".tmp"))
+            entry.file_name() != ".git" && !is_aside(entry.path())
         });
         for entry in walk.build() {
             if walked.found.len() == FILES || began.elapsed() > LOOK {

@@ -47,6 +47,13 @@ pub(super) enum Record {
     Change(Change),
     /// A change that was announced did not happen.
     Cancelled { id: u64 },
+    /// A file is about to be made under this name, to take another's place once it is whole.
+    Aside {
+        #[serde(with = "name")]
+        path: PathBuf,
+    },
+    /// None of the files made so far lies aside any more.
+    Swept,
     /// A command begins that may change anything.
     CommandStarted { turn: u32 },
     /// What commands changed up to here is written down.

@@ -155,6 +155,8 @@ impl History {
                 }
                 Record::Change(_)
                 | Record::Cancelled { .. }
+                | Record::Aside { .. }
+                | Record::Swept
                 | Record::CommandStarted { .. }
                 | Record::CommandsSettled => {}
                 Record::Undone { turns, by } => {

@@ -54,7 +54,7 @@ impl WorkspacePath {
     pub(in crate::safety) fn put_link(&self, target: &Path) -> io::Result<()> {
         let (parent, name) = self.parent(true)?;
         self.check_writable(&parent)?;
-        let temporary = format!(".vtcode-{}.tmp", uuid::Uuid::now_v7().simple());
+        let temporary = self.aside();
         rustix::fs::symlinkat(target, &parent, &temporary)?;
         let put = self.announced(&parent, &name, State::Link { target: target.to_owned() }, || {
             Ok(rustix::fs::renameat(&parent, &temporary, &parent, &name)?)
