@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::limits::{AgentLimits, Limits};
 use vtcode_core::core::event::EventKind;
-use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, Rehearsal};
+use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, Orders, Rehearsal};
 use vtcode_core::llm::message::Part;
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
@@ -85,15 +85,22 @@ async fn transitions() {
     let limits = AgentLimits { max_turns: u32::MAX, ..Limits::full().agent };
     let (listener, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let old = OldMachine { state: 0.into(), history: Vec::new().into(), listener };
+    let mut orders = Orders::default();
     for calls in [1, 8] {
-        let (mut ours, mut before) = (Vec::new(), Vec::new());
+        let (mut ours, mut freed, mut before) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            // Its inputs (a call's name, its result) are the stream's and made before.
+            // Its inputs (a call's name, its result) are the stream's and made before; what it
+            // orders goes to who performs it.
             let rehearsal = Rehearsal::new(TURNS, black_box(calls), &limits);
-            let steps = rehearsal.transitions() as u32;
+            let (again, steps) = (rehearsal.clone(), rehearsal.transitions() as u32);
             let began = Instant::now();
-            black_box(rehearsal.run());
+            rehearsal.give(black_box(&mut orders));
             ours.push(began.elapsed().as_secs_f64() / f64::from(steps));
+            orders.clear();
+
+            let began = Instant::now();
+            black_box(again.run());
+            freed.push(began.elapsed().as_secs_f64() / f64::from(steps));
 
             let began = Instant::now();
             for n in 0..steps {
@@ -102,12 +109,10 @@ async fn transitions() {
             before.push(began.elapsed().as_secs_f64() / f64::from(steps));
             while heard.try_recv().is_ok() {}
         }
-        row(
-            &format!("a transition, of a turn with {calls} calls"),
-            Readings::new(ours),
-            "a lock, a history and a channel",
-            &Readings::new(before),
-        );
+        let (machine, before) = ("a lock, a history and a channel", Readings::new(before));
+        let turn = format!("a transition of a turn with {calls} calls");
+        row(&turn, Readings::new(ours), machine, &before);
+        row("  and what it ordered let go of", Readings::new(freed), machine, &before);
     }
     println!("    kept by the old machine: {} transitions", old.history.read().await.len());
 }
@@ -268,7 +273,7 @@ async fn turns() {
 async fn eager_start() {
     const PACE: Duration = Duration::from_millis(50);
     // Thirty pieces of it, each a delta: 1.5 s.
-    let words = "some words of an answer, ".repeat(30);
+    let words = "some words of an answer ".repeat(30);
     // From the moment in which the model has written the piece that completes the call.
     let late = |took: &Session| {
         let told = took.events.iter().find(|(kind, _)| matches!(kind, EventKind::Part { .. }));

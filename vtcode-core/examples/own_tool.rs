@@ -5,51 +5,32 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use vtcode_core::core::event::EventKind;
 use vtcode_core::core::optimized_agent::{AgentOutcome, OptimizedAgentEngine};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
-use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
-
-struct CountWords(ToolSpec);
-
-impl Tool for CountWords {
-    fn spec(&self) -> &ToolSpec {
-        &self.0
-    }
-
-    fn effect(&self, _args: &Value) -> Effect {
-        Effect::default() // It touches no file.
-    }
-
-    fn call<'a>(&'a self, args: &'a Value, _context: &'a CallContext) -> ToolFuture<'a> {
-        let words = args["text"].as_str().unwrap_or_default().split_whitespace().count();
-        Box::pin(async move { Ok(ToolOutput::text(format!("{words} words"))) })
-    }
-}
+use vtcode_core::tools::tool::tool_fn;
 
 async fn work(client: OptimizedLLMClient, task: &str) -> Result<AgentOutcome, Box<dyn Error>> {
+    let schema = json!({"type": "object", "properties": {"text": {"type": "string"}}});
+    let count = tool_fn("count_words", "Counts the words of a text.", schema, |args| async move {
+        Ok(format!(
+            "{} words",
+            args["text"].as_str().unwrap_or_default().split_whitespace().count()
+        ))
+    });
     let tools = OptimizedToolRegistry::new(8); // The built-in tools, for the current folder.
-    let properties = json!({"text": {"type": "string"}});
-    tools.register(Arc::new(CountWords(ToolSpec {
-        name: "count_words".into(),
-        description: "Counts the words of a text.".into(),
-        parameters: json!({"type": "object", "properties": properties, "required": ["text"]}),
-    })));
+    tools.register(Arc::new(count.without_effect()));
     let pipeline = Arc::new(AsyncToolPipeline::with_registry(Arc::new(tools)));
-    let engine = OptimizedAgentEngine::new("example", Arc::clone(&pipeline), Arc::new(client))
-        .on_event(|event| match &event.kind {
-            EventKind::TextDelta { text } => print!("{text}"),
-            EventKind::ToolFinished { name, text, .. } => println!("[{name}: {text}]"),
-            _ => {}
-        });
-    engine.submit(task).await?;
-    engine.close_input();
-    let outcome = engine.start().await?;
-    pipeline.shutdown().await;
-    Ok(outcome)
+    let engine = OptimizedAgentEngine::new("example", pipeline, Arc::new(client));
+    let engine = engine.on_event(|event| match &event.kind {
+        EventKind::TextDelta { text } => print!("{text}"),
+        EventKind::ToolFinished { name, text, .. } => println!("[{name}: {text}]"),
+        _ => {}
+    });
+    Ok(engine.run(task).await?)
 }
 
 #[tokio::main(flavor = "current_thread")]

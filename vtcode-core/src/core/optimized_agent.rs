@@ -42,7 +42,7 @@ pub use changes::sum_changes;
 use driver::Run;
 pub use phase::{End, Failure, FailureKind, Limit};
 use phase::{Phase, step};
-pub use rehearsal::Rehearsal;
+pub use rehearsal::{Orders, Rehearsal};
 
 /// Prompts that may wait while another is worked on.
 const PROMPTS_WAITING: usize = 16;
@@ -76,6 +76,7 @@ const PROMPTS_WAITING: usize = 16;
 /// engine.close_input(); // Without it, `start` waits for the next prompt.
 /// let outcome = engine.start().await?;
 /// pipeline.shutdown().await;
+/// // A session of one task is shorter: `engine.run("Say hello.").await?`.
 /// assert_eq!(outcome.end, Some(End::Done("Hello.".to_owned())));
 /// # Ok(())
 /// # }
@@ -318,6 +319,24 @@ impl OptimizedAgentEngine {
     /// Says that no further prompt will come.
     pub fn close_input(&self) {
         lock(&self.prompts).take();
+    }
+
+    /// Works on one prompt to its end, and ends what its calls left running: all that a session of
+    /// one task needs. The pipeline takes no call afterwards.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit) and [`start`](Self::start). How the work itself ended is told by
+    /// the outcome.
+    pub async fn run(&self, prompt: impl Into<Prompt>) -> Result<AgentOutcome, EngineError> {
+        let outcome = match self.submit(prompt).await {
+            Ok(()) => {
+                self.close_input();
+                self.start().await
+            }
+            Err(error) => Err(error),
+        };
+        self.pipeline.shutdown().await;
+        outcome
     }
 
     /// Works on prompts until the input is closed and all are done, a prompt is interrupted, or a

@@ -384,7 +384,8 @@ impl Entry {
         args: &Value,
         context: &CallContext,
     ) -> Result<ToolOutput, ToolError> {
-        let call = AssertUnwindSafe(self.tool.call(args, context)).catch_unwind();
+        let call = async { self.tool.call(args, context).await };
+        let call = AssertUnwindSafe(call).catch_unwind();
         let result =
             within(self, context, async { call.await.unwrap_or_else(|panic| Err(crashed(panic))) });
         result.await.unwrap_or_else(Err)
@@ -397,7 +398,8 @@ impl Entry {
         calls: &[&Value],
         context: &CallContext,
     ) -> Vec<Result<ToolOutput, ToolError>> {
-        let batch = AssertUnwindSafe(self.tool.call_batch(calls, context)).catch_unwind();
+        let batch = async { self.tool.call_batch(calls, context).await };
+        let batch = AssertUnwindSafe(batch).catch_unwind();
         let all = |error: &dyn Fn() -> ToolError| calls.iter().map(|_| Err(error())).collect();
         match within(self, context, batch).await {
             Ok(Ok(results)) if results.len() == calls.len() => results,

@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::core::event::ErrorClass;
 use crate::tools::witness::Evidence;
 
+mod function;
+
+pub use function::{FunctionTool, tool_fn};
+
 /// A tool as the model sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolSpec {

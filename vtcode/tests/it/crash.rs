@@ -287,8 +287,8 @@ async fn a_call_that_is_killed_while_it_waits_for_a_pipe_may_have_run_and_never_
     let command = run("echo $$ > pid; echo once >> log; read -r line < pipe; echo twice >> log");
     let (model, running) = one_call(&user, command, None).await;
     // It can be opened once the command has opened it, too, and waits for a line.
-    let writer = tokio::fs::OpenOptions::new().write(true).open(&pipe);
-    let writer = soon("the command", writer).await.unwrap();
+    let mut options = tokio::fs::OpenOptions::new();
+    let writer = soon("the command", options.write(true).open(&pipe)).await.unwrap();
     running.signal(Signal::KILL);
     running.end().await;
     is_gone(user.folder.path()).await;

@@ -1,7 +1,7 @@
 //! The state machine without a world: benches and the regression gate measure with it what a turn
 //! costs before anything is performed.
 
-use super::phase::{Input, Phase, Verdict, step};
+use super::phase::{Action, Input, Phase, Verdict, step};
 use crate::config::limits::AgentLimits;
 use crate::llm::message::{FinishReason, Part, Prompt, ToolAnswer, ToolCall, Usage};
 
@@ -43,8 +43,8 @@ impl Rehearsal {
         self.inputs.len()
     }
 
-    /// Takes the state machine through it; performs nothing of what it orders. Returns the number
-    /// of its orders.
+    /// Takes the state machine through it; performs nothing of what it orders, and lets go of each
+    /// order at once. Returns the number of its orders.
     pub fn run(self) -> usize {
         let (mut phase, mut actions, mut orders) = (Phase::Idle, Vec::new(), 0);
         for input in self.inputs {
@@ -54,6 +54,26 @@ impl Rehearsal {
         }
         assert_eq!(phase, Phase::Idle, "a prompt whose model is content has an end");
         orders
+    }
+
+    /// Does the same and hands the orders over, as to who performs them.
+    pub fn give(self, orders: &mut Orders) {
+        let mut phase = Phase::Idle;
+        for input in self.inputs {
+            step(&mut phase, input, &self.limits, &mut orders.0);
+        }
+        assert_eq!(phase, Phase::Idle, "a prompt whose model is content has an end");
+    }
+}
+
+/// What a rehearsal ordered.
+#[derive(Debug, Default)]
+pub struct Orders(Vec<Action>);
+
+impl Orders {
+    /// Lets go of all of it; the room stays.
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -70,7 +90,10 @@ mod tests {
             assert_eq!(rehearsal.transitions(), 1 + 3 * (4 + 1 + 4) + 2);
             // The prompt's message and request; for each turn four calls, two messages and the next
             // request; the last message and the end.
-            assert_eq!(rehearsal.run(), 2 + 3 * (4 + 2 + 1) + 2);
+            let mut orders = Orders::default();
+            rehearsal.clone().give(&mut orders);
+            assert_eq!(orders.0.len(), 2 + 3 * (4 + 2 + 1) + 2);
+            assert_eq!(rehearsal.run(), orders.0.len());
         }
     }
 }

@@ -521,6 +521,11 @@ async fn a_tool_that_panics_gives_a_result_and_frees_the_way() {
                 None => Effect::write("/file"),
             }),
             probe("timeout", crash).timeout(|_| panic!("no deadline")),
+            // Before there is anything to wait for.
+            probe("at once", |args: Value, _| {
+                assert!(args["how"].is_null(), "no call");
+                async { said("fine") }
+            }),
         ],
     );
     let cases = [
@@ -529,6 +534,7 @@ async fn a_tool_that_panics_gives_a_result_and_frees_the_way() {
         ("crash", "value", "the tool crashed: no message; this is a fault of VT Code"),
         ("effect", "x", "the tool crashed: no effect of x; this is a fault of VT Code"),
         ("timeout", "x", "the tool crashed: no deadline; this is a fault of VT Code"),
+        ("at once", "x", "the tool crashed: no call; this is a fault of VT Code"),
     ];
     for (tool, how, expected) in cases {
         pipeline.submit_request(request("a", tool, json!({"how": how}))).await.unwrap();
