@@ -18,8 +18,8 @@ pub struct FunctionTool<F> {
 /// Returns a tool that is an async function of its arguments.
 ///
 /// `parameters` is the JSON schema of the arguments, which are checked by it before the function is
-/// called. What the function does nobody can see, so each call may do anything: it runs alone, it is
-/// recorded on the disk before it begins, and it needs to be allowed. Say
+/// called. What the function does nobody can see, so each call may do anything: it runs beside no
+/// other, is on the disk before it begins, and is judged as a command of which nothing is proven. Say
 /// [`without_effect`](FunctionTool::without_effect) of one that touches nothing, and write a
 /// [`Tool`] for one that touches files.
 ///
@@ -139,15 +139,5 @@ mod tests {
             assert!(matches!(unfit, ToolError::BadArguments { .. }), "{unfit}");
             assert_eq!(asked.load(Ordering::Relaxed), 3, "what does not fit is not called");
         }
-    }
-
-    #[tokio::test]
-    async fn a_function_of_which_nothing_is_promised_needs_to_be_allowed() {
-        let tool =
-            tool_fn("any", "Does something.", json!({"type": "object"}), |_| async { Ok("done") });
-        let tools = vec![Arc::new(tool) as Arc<dyn Tool>];
-        let registry = OptimizedToolRegistry::with_tools(tools, Limits::full().tools);
-        let refused = registry.execute_tool_optimized("any", json!({})).await.unwrap_err();
-        assert!(matches!(refused, ToolError::Refused { .. }), "{refused}");
     }
 }
