@@ -308,7 +308,13 @@ impl OptimizedLLMClient {
         self.ask(onward.route, onward.rest, body.into(), tools)
     }
 
-    fn ask(&self, route: usize, rest: Rest, body: RequestBody, tools: &Arc<[String]>) -> ResponseStream {
+    fn ask(
+        &self,
+        route: usize,
+        rest: Rest,
+        body: RequestBody,
+        tools: &Arc<[String]>,
+    ) -> ResponseStream {
         let stream = self.routes().and_then(|routes| {
             let temperature = routes.get(route)?.limits.temperature;
             routes.ask(route, rest, Asked { body, tools, temperature, sample: 0 })
