@@ -48,10 +48,11 @@ pub use self::start::StartError;
 
 use self::answers::Answers;
 use self::attempts::Refusal;
+use self::body::outgoing;
 use self::breaker::Breaker;
 use self::clocks::Clocks;
-use self::connect::Connections;
-use self::hedge::HedgeBudget;
+use self::connect::{Connections, Sent};
+use self::hedge::{HedgeBudget, Opening};
 use self::ledger::{Counters, Running};
 use self::rate::Limiter;
 use self::routes::{Asked, Rest, Routes};
@@ -416,6 +417,15 @@ impl Inner {
             first_bytes: Histogram::default(),
             unshared: AtomicU64::new(0),
         })
+    }
+
+    /// Sends a request, and waits until its answer begins.
+    fn open(&self, body: &RequestBody) -> Opening {
+        let sent = Sent::default();
+        let request = self.connections.client().post(self.url.clone());
+        let request = request.headers(self.headers.clone());
+        let request = request.body(outgoing(body.clone(), sent.clone()));
+        self.transport.open(request, body.len(), sent)
     }
 
     /// Begins an attempt's line of the ledger.

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use reqwest::Version;
+use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::body::outgoing;
 use super::breaker::Pass;
 use super::clocks::{Clock, Clocks};
 use super::error::{Leaves, LlmError};
@@ -128,6 +128,12 @@ impl Framing {
             _ => {}
         }
     }
+}
+
+/// Returns whether the connection of an answer that has ended can carry another request.
+fn is_kept(response: &reqwest::Response) -> bool {
+    let closes = response.headers().get(CONNECTION).is_some_and(|value| value == "close");
+    response.version() == Version::HTTP_11 && !closes
 }
 
 impl fmt::Debug for Attempts {
@@ -262,7 +268,10 @@ impl Attempts {
                         refusal.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
                     }
                     // The end, or as much of it as we are ready to wait for.
-                    _ => {
+                    ended => {
+                        if matches!(ended, Ok(Ok(None))) && is_kept(&refusal.response) {
+                            self.client.connections.returns();
+                        }
                         let error = self.client.refused(refusal);
                         self.fail(error);
                     }
@@ -270,7 +279,12 @@ impl Attempts {
             }
             State::Answering(answer) => match timeout_at(look_up, answer.response.chunk()).await {
                 Ok(Ok(Some(bytes))) => self.take(&bytes),
-                Ok(Ok(None)) => self.end(None),
+                Ok(Ok(None)) => {
+                    if is_kept(&answer.response) {
+                        self.client.connections.returns();
+                    }
+                    self.end(None);
+                }
                 Ok(Err(error)) => {
                     let (url, cause) = (self.client.shown_url(), root_cause(&error));
                     self.end(Some(LlmError::Interrupted { url, cause }));
@@ -283,7 +297,12 @@ impl Attempts {
             State::Draining { response, until, left_bytes } => {
                 match timeout_at(*until, response.chunk()).await {
                     Ok(Ok(Some(bytes))) if bytes.len() < *left_bytes => *left_bytes -= bytes.len(),
-                    _ => self.state = State::Ended,
+                    ended => {
+                        if matches!(ended, Ok(Ok(None))) && is_kept(response) {
+                            self.client.connections.returns();
+                        }
+                        self.state = State::Ended;
+                    }
                 }
             }
             State::Ended => {}
@@ -423,15 +442,9 @@ impl Attempts {
         self.pass = Some(self.client.breaker.enter());
         let client = &self.client;
         self.clocks.attempt();
-        let request = client
-            .connections
-            .client()
-            .post(client.url.clone())
-            .headers(client.headers.clone())
-            .body(outgoing(self.body.clone()));
         client.hedges.earn(client.limits.hedge_budget);
         self.late_at = hedge::late_at(client, &self.body, &client.first_bytes());
-        self.state = State::Sending(client.transport.open(request, self.body.len()));
+        self.state = State::Sending(client.open(&self.body));
     }
 
     fn answered(&mut self, Opened { response, body }: Opened) {

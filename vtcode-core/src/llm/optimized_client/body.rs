@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::connect::Sent;
 use crate::core::conversation::RequestBody;
 
 /// A body on its way.
@@ -15,12 +16,13 @@ struct Outgoing {
     body: RequestBody,
     next: usize,
     left_bytes: u64,
+    sent: Sent,
 }
 
-/// Returns a body as the HTTP client takes it.
-pub(super) fn outgoing(body: RequestBody) -> reqwest::Body {
+/// Returns a body as the HTTP client takes it; tells when its first piece is taken.
+pub(super) fn outgoing(body: RequestBody, sent: Sent) -> reqwest::Body {
     let left_bytes = body.len() as u64;
-    reqwest::Body::wrap(Outgoing { body, next: 0, left_bytes })
+    reqwest::Body::wrap(Outgoing { body, next: 0, left_bytes, sent })
 }
 
 impl Body for Outgoing {
@@ -31,6 +33,7 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.sent.set();
         let Some(piece) = self.body.pieces().get(self.next) else { return Poll::Ready(None) };
         let loaded = piece.load();
         self.next += 1;

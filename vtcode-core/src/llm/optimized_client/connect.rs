@@ -20,6 +20,8 @@ use crate::config::limits::ClientLimits;
 
 mod opener;
 
+pub(super) use self::opener::Sent;
+
 /// Keeps a connection through a long run of tools.
 const POOL_IDLE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -127,6 +129,13 @@ impl Connections {
     fn http(&self) -> MutexGuard<'_, reqwest::Client> {
         // Each use replaces or copies it whole: it is sound after any panic.
         self.http.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An answer has ended whose connection can carry another request.
+    pub(super) fn returns(&self) {
+        if self.plan.idle_connections > 0 {
+            self.opener.returns();
+        }
     }
 
     /// Returns how many connections were opened.

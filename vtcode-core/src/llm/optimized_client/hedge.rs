@@ -11,7 +11,6 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::body::outgoing;
 use super::ledger::Running;
 use super::rate::Reservation;
 use crate::core::conversation::RequestBody;
@@ -97,13 +96,7 @@ pub(super) struct Second {
 impl Second {
     /// Sends the request once more, if the rate limits let it go at once.
     pub(super) fn begin(client: &Inner, body: &RequestBody, attempt: u32) -> Self {
-        let request = client
-            .connections
-            .client()
-            .post(client.url.clone())
-            .headers(client.headers.clone())
-            .body(outgoing(body.clone()));
-        let opening = client.transport.open(request, body.len());
+        let opening = client.open(body);
         let (limiter, bytes) = (client.limiter.clone(), body.weight());
         let opening = Box::pin(async move {
             let Some(limiter) = limiter else { return (None, opening.await) };

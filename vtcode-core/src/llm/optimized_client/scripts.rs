@@ -16,8 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use vtcode_testkit::{Reply, call, say, think};
 
-use super::routes::{Route, Routes};
-use super::transport::{Sending, Transport};
+use super::transport::Sending;
 use super::*;
 use crate::config::endpoint::Wire;
 use crate::config::limits::Limits;

@@ -79,6 +79,8 @@ impl Server {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 accepted.connections.send_modify(|count| *count += 1);
+                // A piece must not wait for the client's word that the one before came.
+                socket.set_nodelay(true).unwrap();
                 let (scripts, seen) = (Arc::clone(&scripts), Arc::clone(&accepted));
                 match tls.clone() {
                     Some(tls) => connections.spawn(async move {

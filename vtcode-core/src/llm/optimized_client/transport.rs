@@ -6,6 +6,7 @@ use std::fmt;
 #[cfg(test)]
 use std::pin::Pin;
 
+use super::connect::Sent;
 use super::hedge::{Opening, opened};
 use super::recorded::{self, Recorded};
 
@@ -31,13 +32,18 @@ impl fmt::Debug for Transport {
 
 impl Transport {
     /// Sends a request whose body has so many bytes, and waits until its answer begins.
-    pub(super) fn open(&self, request: reqwest::RequestBuilder, body_bytes: usize) -> Opening {
+    pub(super) fn open(
+        &self,
+        request: reqwest::RequestBuilder,
+        body_bytes: usize,
+        sent: Sent,
+    ) -> Opening {
         match self {
             Self::Recorded(recorded) => {
                 let response = recorded::response(recorded(body_bytes));
                 Box::pin(opened(std::future::ready(Ok(response))))
             }
-            Self::Network => Box::pin(opened(request.send())),
+            Self::Network => Box::pin(opened(sent.during(request.send()))),
             #[cfg(test)]
             Self::Played(play) => match request.build() {
                 Ok(request) => Box::pin(opened(play(request))),

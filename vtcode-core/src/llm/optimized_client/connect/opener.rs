@@ -1,17 +1,18 @@
 //! Stands between the pool and the sockets: counts what is opened, knows whether something is being
-//! opened, and opens one connection ahead of the request that will use it.
+//! opened, opens one connection ahead of the request that will use it, and opens none for a request
+//! that gets one which is on its way back into the pool.
 
 use std::any::Any;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -22,6 +23,39 @@ const FRESH: Duration = Duration::from_secs(4);
 /// How long a request waits for a connection that is being opened ahead before it opens its own,
 /// too.
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long a connection whose answer has ended takes at most on its way back into the pool. The pool
+/// takes it there in a task of its own: a request that comes at once finds none, and would open
+/// another one although it then goes out over the first.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+tokio::task_local! {
+    /// Whether the request goes out that asks for a connection.
+    static SENT: Sent;
+}
+
+/// Whether a request goes out over some connection.
+#[derive(Debug, Clone, Default)]
+pub(in crate::llm::optimized_client) struct Sent(Arc<AtomicBool>);
+
+impl Sent {
+    /// It does.
+    pub(in crate::llm::optimized_client) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Sends a request; what opens connections for it knows it by this.
+    pub(in crate::llm::optimized_client) fn during<T>(
+        self,
+        sending: impl Future<Output = T>,
+    ) -> impl Future<Output = T> {
+        SENT.scope(self, sending)
+    }
+}
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A connection; its type has no name outside the HTTP client.
@@ -38,6 +72,9 @@ struct Shared {
     opened_ahead: AtomicU64,
     opening: AtomicU32,
     ahead: Mutex<Ahead>,
+    /// When the last answer ended whose connection goes back into the pool, until somebody counts
+    /// on it.
+    returned_at: Mutex<Option<Instant>>,
 }
 
 /// The connection that is opened ahead.
@@ -69,6 +106,7 @@ impl Opener {
             opened_ahead: AtomicU64::new(0),
             opening: AtomicU32::new(0),
             ahead: Mutex::default(),
+            returned_at: Mutex::default(),
         }))
     }
 
@@ -92,6 +130,11 @@ impl Opener {
         }
     }
 
+    /// An answer has ended, and its connection goes back into the pool.
+    pub(super) fn returns(&self) {
+        *self.0.returned_at() = Some(Instant::now());
+    }
+
     pub(super) fn opened(&self) -> u64 {
         self.0.opened.load(Ordering::Relaxed)
     }
@@ -109,6 +152,27 @@ impl Shared {
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
         // Each use replaces the whole value: it is sound after any panic.
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn returned_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Each use replaces the whole value: it is sound after any panic.
+        self.returned_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a connection unless the request gets one meanwhile that is on its way back.
+    async fn if_needed<C>(
+        self: Arc<Self>,
+        returned_at: Option<(Instant, Sent)>,
+        connecting: impl Future<Output = Result<C, BoxError>>,
+    ) -> Result<C, BoxError> {
+        if let Some((at, sent)) = returned_at {
+            // Once it is there, this goes on in the background, where nobody needs its result.
+            sleep_until(at + ON_ITS_WAY).await;
+            if sent.get() {
+                return Err("a connection came back in time".into());
+            }
+        }
+        self.counted(connecting).await
     }
 
     /// Opens a connection, and counts it.
@@ -181,12 +245,20 @@ where
     fn call(&mut self, to: To) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         let mut sockets = S::clone(&self.sockets);
-        let connecting = shared.clone().counted(async move {
+        let opening = async move {
             poll_fn(|cx| sockets.poll_ready(cx)).await?;
             sockets.call(to).await
-        });
+        };
         let mut ahead = self.shared.ahead();
-        match std::mem::take(&mut *ahead) {
+        let state = std::mem::take(&mut *ahead);
+        if matches!(state, Ahead::None) {
+            // One that comes back serves one request: the next one does not count on it.
+            let returned_at = self.shared.returned_at().take();
+            let returned_at = returned_at.zip(SENT.try_with(Sent::clone).ok());
+            return Box::pin(shared.if_needed(returned_at, opening));
+        }
+        let connecting = shared.clone().counted(opening);
+        match state {
             Ahead::None => Box::pin(connecting),
             Ahead::Wanted => {
                 let limited = timeout(self.shared.connect, connecting);

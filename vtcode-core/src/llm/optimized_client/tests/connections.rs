@@ -178,3 +178,73 @@ async fn a_stream_that_fell_silent_is_not_followed_by_another_on_its_connection(
     assert_eq!(client.get_metrics().await.connections_opened, 2);
     server.abort();
 }
+
+/// Asks so often, one after the other, and returns what was opened.
+async fn opened_for(client: &OptimizedLLMClient, requests: usize) -> u64 {
+    for n in 0..requests {
+        let answer = client.chat_optimized(LLMRequest::from_prompt(format!("question {n}")));
+        tokio::time::timeout(GUARD, answer).await.expect("it answers").unwrap();
+    }
+    client.get_metrics().await.connections_opened
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_one_after_the_other_use_one_connection_and_one_handshake() {
+    const REQUESTS: usize = 1000;
+    let server = Server::start((0..REQUESTS).map(|_| say("a"))).await;
+    let client = server.client();
+    client.warm_up();
+    assert_eq!(opened_for(&client, REQUESTS).await, 1);
+    assert_eq!(server.connections(), 1);
+
+    let tls = tls::acceptor(&["http/1.1"]);
+    let server = Server::start_with(Some(tls), (0..100).map(|_| say("a"))).await;
+    assert_eq!(opened_for(&trusting(server.port, &limits()), 100).await, 1);
+    assert_eq!((server.connections(), *server.seen.handshakes.borrow()), (1, 1));
+}
+
+/// A server over HTTP/2 that gives every request the same answer, and counts handshakes.
+async fn http2_server(handshakes: watch::Sender<usize>) -> (u16, JoinHandle<()>) {
+    const ANSWER: &[u8] =
+        b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            socket.set_nodelay(true).unwrap();
+            let handshakes = handshakes.clone();
+            connections.spawn(async move {
+                let socket = tls::acceptor(&["h2"]).accept(socket).await.unwrap();
+                handshakes.send_modify(|count| *count += 1);
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    // What the client sends takes no more than its first window.
+                    drop(request);
+                    let head =
+                        ::http::Response::builder().header("content-type", "text/event-stream");
+                    let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                    stream.send_data(Bytes::from_static(ANSWER), true).unwrap();
+                }
+            });
+        }
+    });
+    (port, task)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_over_http2_use_one_connection_also_when_they_come_together() {
+    let (handshakes, seen) = watch::channel(0);
+    let (port, server) = http2_server(handshakes).await;
+    let client = trusting(port, &limits());
+    assert_eq!(opened_for(&client, 300).await, 1);
+    let together = (0..20).map(|n| {
+        let client = client.clone();
+        async move { client.chat_optimized(LLMRequest::from_prompt(format!("at once {n}"))).await }
+    });
+    let answers = tokio::time::timeout(GUARD, futures_util::future::join_all(together)).await;
+    assert!(answers.expect("they answer").iter().all(Result::is_ok));
+    assert_eq!((client.get_metrics().await.connections_opened, *seen.borrow()), (1, 1));
+    server.abort();
+}
