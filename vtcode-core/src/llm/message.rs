@@ -220,6 +220,15 @@ pub struct Attempt {
     pub parse: Duration,
 }
 
+impl Attempt {
+    /// Returns how long each token of the answer took, from its first byte on; none where nothing is
+    /// known of them.
+    pub fn per_token(&self) -> Option<Duration> {
+        let tokens = u32::try_from(self.usage.output_tokens).ok()?;
+        self.took.saturating_sub(self.first_byte?).checked_div(tokens)
+    }
+}
+
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -17,6 +17,7 @@ mod idle;
 mod instructions;
 mod journal;
 mod keys;
+mod ledger;
 mod load;
 mod measuring;
 mod memory;

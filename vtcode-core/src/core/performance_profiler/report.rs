@@ -56,6 +56,8 @@ pub struct Ledger {
     pub lost: u64,
     /// The tokens of all attempts.
     pub usage: Usage,
+    /// What they cost, in US dollars, as far as prices are known.
+    pub cost_usd: f64,
     /// Bytes of all request bodies.
     pub sent_bytes: u64,
     /// What the provider read anew although it should have had it.
@@ -170,7 +172,16 @@ impl SessionReport {
                 })
             })
             .collect();
-        let Ledger { count, lost, usage, sent_bytes, misses, .. } = &self.ledger;
+        let Ledger { count, lost, usage, cost_usd, sent_bytes, misses, .. } = &self.ledger;
+        let requests = self.ledger.attempts.iter().map(|(at, attempt)| {
+            json!({
+                "ended_us": us(*at), "attempt": attempt.attempt, "model": attempt.model,
+                "outcome": attempt.outcome, "usage": attempt.usage, "cost_usd": attempt.cost_usd,
+                "first_byte_us": attempt.first_byte.map(us),
+                "per_token_us": attempt.per_token().map(us), "took_us": us(attempt.took),
+            })
+        });
+        let requests: Vec<_> = requests.collect();
         let counts = &profile.counts;
         let (asked, attached) = (&profile.asked.counts, &profile.attached);
         json!({
@@ -184,7 +195,8 @@ impl SessionReport {
             "stages": stages,
             "turns": turns,
             "ledger": {
-                "attempts": count, "lost": lost, "usage": usage, "sent_bytes": sent_bytes,
+                "attempts": count, "lost": lost, "usage": usage, "cost_usd": cost_usd,
+                "sent_bytes": sent_bytes, "requests": requests,
                 "cache_misses": misses,
                 "tool_results": {
                     "kept": counts.cache_hits, "shared": counts.shared,
@@ -243,6 +255,7 @@ impl Ledger {
         if self.attempts.len() == ATTEMPTS {
             self.attempts.remove(0);
         }
+        self.cost_usd += attempt.cost_usd.unwrap_or_default();
         self.attempts.push((at, attempt.clone()));
     }
 }

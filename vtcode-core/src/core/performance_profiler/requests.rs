@@ -1,5 +1,5 @@
 //! What became of a run's model requests: attempts and counts come in as events, two lines of the
-//! report go out. Knows no price.
+//! report go out.
 
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ pub struct Requests {
     pub counts: ClientCounts,
     /// The tokens of all attempts.
     pub usage: Usage,
+    /// What they cost, in US dollars; none where a price is not known.
+    pub cost_usd: Option<f64>,
     /// From the first byte to the end, all attempts together.
     pub answering: Duration,
 }
@@ -24,6 +26,9 @@ impl Requests {
             EventKind::ClientCounts { counts } => self.counts = counts.clone(),
             EventKind::AttemptEnded(attempt) => {
                 self.usage += attempt.usage;
+                if let Some(usd) = attempt.cost_usd {
+                    *self.cost_usd.get_or_insert_default() += usd;
+                }
                 let first_byte = attempt.first_byte.unwrap_or(attempt.took);
                 self.answering += attempt.took.saturating_sub(first_byte);
             }
@@ -48,7 +53,7 @@ impl Requests {
             "model requests: {}; {} kept, {} shared; {} waits, {}; {} hedged, {} won; \
              {} failed over; \
              connections: {} opened, {} of them ahead, {} used again\n  \
-             {} tokens in ({} cached), {} out; first byte {} (p95 {}, p99 {}); {} a token\n",
+             {} tokens in ({} cached), {} out, {}; first byte {} (p95 {}, p99 {}); {} a token\n",
             attempts.join(", "),
             counts.kept,
             counts.shared,
@@ -63,6 +68,7 @@ impl Requests {
             usage.input_tokens,
             usage.cached_input_tokens,
             usage.output_tokens,
+            self.cost_usd.map_or_else(|| "cost unknown".to_owned(), |usd| format!("${usd:.4}")),
             show(counts.first_byte_p50),
             show(counts.first_byte_p95),
             show(counts.first_byte_p99),

@@ -344,7 +344,19 @@ fn figures(page: &mut String, facts: &[(&str, String)]) {
 
 fn ledger(page: &mut String, report: &SessionReport) {
     let ledger = &report.ledger;
-    let columns = ["ended at", "attempt", "how", "in", "cached", "out", "first byte", "took"];
+    let columns = [
+        "ended at",
+        "attempt",
+        "model",
+        "how",
+        "in",
+        "cached",
+        "out",
+        "cost",
+        "first byte",
+        "a token",
+        "took",
+    ];
     table_head(page, "Ledger of requests", &columns);
     let shown = &ledger.attempts[ledger.attempts.len().saturating_sub(LINES)..];
     for (at, attempt) in shown {
@@ -358,11 +370,14 @@ fn ledger(page: &mut String, report: &SessionReport) {
             &[
                 show(*at),
                 attempt.attempt.to_string(),
+                attempt.model.clone(),
                 how,
                 usage.input_tokens.to_string(),
                 usage.cached_input_tokens.to_string(),
                 usage.output_tokens.to_string(),
+                attempt.cost_usd.map_or_else(|| "–".to_owned(), |usd| format!("${usd:.4}")),
                 attempt.first_byte.map_or_else(|| "–".to_owned(), show),
+                attempt.per_token().map_or_else(|| "–".to_owned(), show),
                 show(attempt.took),
             ],
         );
@@ -376,6 +391,7 @@ fn ledger(page: &mut String, report: &SessionReport) {
     let asked = &report.profile.asked.counts;
     let facts = [
         ("attempts, of these lost", format!("{}, {}", ledger.count, ledger.lost)),
+        ("cost of all attempts whose price is known", format!("${:.4}", ledger.cost_usd)),
         ("input tokens out of the provider's cache", hit),
         ("tokens read anew against expectation", reread.to_string()),
         ("sent", format!("{:.1} kB", ledger.sent_bytes as f64 / 1e3)),

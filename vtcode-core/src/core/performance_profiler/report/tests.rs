@@ -214,6 +214,13 @@ fn the_json_holds_measurements_that_can_be_compared() {
     let json = report().json();
     assert_eq!(json["totals_us"]["total"], 508_000);
     assert_eq!(json["ledger"]["tool_results"]["kept"], 3);
+    let requests = json["ledger"]["requests"].as_array().unwrap();
+    assert_eq!((requests.len(), &requests[0]["model"]), (6, &"m".into()));
+    assert_eq!(
+        (&requests[0]["cost_usd"], &requests[0]["per_token_us"]),
+        (&0.0002.into(), &8571.into())
+    );
+    assert!((json["ledger"]["cost_usd"].as_f64().unwrap() - 0.0012).abs() < 1e-9);
     assert_eq!(json["turns"].as_array().unwrap().len(), 4);
     let runs: Vec<BenchmarkResults> = serde_json::from_value(json["benchmarks"].clone()).unwrap();
     let turn = runs.iter().find(|run| run.name == "turn").unwrap();
