@@ -29,8 +29,10 @@ use crate::tools::tool::{
 use crate::tools::witness::Evidence;
 
 mod hits;
+mod several;
 
 use hits::{Hits, Room};
+use several::grouped;
 
 const NAME: &str = "grep_file";
 
@@ -58,16 +60,21 @@ const NAMED_FILES: usize = 20;
 /// What is kept of the result for its last lines.
 const TAIL_BYTES: usize = 1024;
 
+/// How many patterns one call may ask for.
+const PATTERNS: usize = 8;
+
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Args {
-    /// Regex (Rust syntax)
-    pattern: String,
+struct Asked {
+    /// Rust regex
+    pattern: Option<String>,
+    /// Several at once
+    patterns: Option<Vec<String>>,
     /// File or folder
     path: Option<String>,
     /// Such as `*.rs` or `!tests/**`
     glob: Option<String>,
-    /// Lines around each match
+    /// Lines around
     context: Option<usize>,
     #[serde(default, deserialize_with = "crate::tools::tool::or_default")]
     case_insensitive: bool,
@@ -75,9 +82,51 @@ struct Args {
     mode: Mode,
     /// Default 100
     max_matches: Option<usize>,
-    /// Pattern is plain text
+    /// Plain text
     #[serde(default, deserialize_with = "crate::tools::tool::or_default")]
     literal: bool,
+}
+
+/// One search.
+#[derive(Debug, Clone)]
+struct Args {
+    pattern: String,
+    glob: Option<String>,
+    context: Option<usize>,
+    case_insensitive: bool,
+    mode: Mode,
+    max_matches: Option<usize>,
+    literal: bool,
+}
+
+impl Asked {
+    /// Returns every search that is asked for, in order; the same one once.
+    fn searches(self) -> Result<Vec<Args>, ToolError> {
+        let mut patterns: Vec<String> = Vec::new();
+        for pattern in self.pattern.into_iter().chain(self.patterns.unwrap_or_default()) {
+            if !patterns.contains(&pattern) {
+                patterns.push(pattern);
+            }
+        }
+        match patterns.len() {
+            0 => return Err(bad("give `pattern` or `patterns`".to_owned())),
+            n if n > PATTERNS => return Err(bad("at most 8 patterns in one call".to_owned())),
+            _ => {}
+        }
+        let (glob, context, mode) = (self.glob, self.context, self.mode);
+        let (case_insensitive, max_matches) = (self.case_insensitive, self.max_matches);
+        let literal = self.literal;
+        let search = |pattern| Args {
+            pattern,
+            glob: glob.clone(),
+            context,
+            case_insensitive,
+            mode,
+            max_matches,
+            literal,
+        };
+        Ok(patterns.into_iter().map(search).collect())
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -100,7 +149,8 @@ pub struct GrepFile {
 impl GrepFile {
     /// Returns the tool for `workspace`; no result is much longer than `result_bytes`.
     pub fn new(workspace: Arc<Workspace>, result_bytes: usize) -> Self {
-        let spec = spec::<Args>(NAME, "Search file contents, without ignored files.");
+        let description = "Search file contents, without ignored files.";
+        let spec = spec::<Asked>(NAME, description);
         Self { spec, workspace, result_bytes }
     }
 }
@@ -111,8 +161,11 @@ impl Tool for GrepFile {
     }
 
     fn effect(&self, args: &Value) -> Effect {
-        parse_args::<Args>(NAME, args)
-            .and_then(|args| resolve_or_root(&self.workspace, args.path.as_deref()))
+        parse_args::<Asked>(NAME, args)
+            .and_then(|args| {
+                let path = resolve_or_root(&self.workspace, args.path.as_deref());
+                args.searches().and(path)
+            })
             .map_or_else(|_| Effect::default(), |path| Effect::read(path.absolute()))
     }
 
@@ -122,10 +175,12 @@ impl Tool for GrepFile {
 
     /// What is searched for has no part in which files are.
     fn batch(&self, args: &Value) -> Option<String> {
-        let args: Args = parse_args(NAME, args).ok()?;
+        let args: Asked = parse_args(NAME, args).ok()?;
         let path = resolve_or_root(&self.workspace, args.path.as_deref()).ok()?;
         // No path holds a NUL.
-        Some(format!("{}\0{}", path.absolute().display(), args.glob.unwrap_or_default()))
+        let batch =
+            format!("{}\0{}", path.absolute().display(), args.glob.as_deref().unwrap_or_default());
+        args.searches().ok().map(|_| batch)
     }
 
     fn call<'a>(&'a self, args: &'a Value, context: &'a CallContext) -> ToolFuture<'a> {
@@ -158,13 +213,24 @@ impl GrepFile {
         calls: &[&Value],
         context: &CallContext,
     ) -> Result<Vec<Result<ToolOutput, ToolError>>, ToolError> {
-        let calls: Result<Vec<Args>, _> = calls.iter().map(|args| parse_args(NAME, args)).collect();
+        let calls: Result<Vec<Asked>, _> =
+            calls.iter().map(|args| parse_args(NAME, args)).collect();
         let calls = calls?;
         let first = calls.first();
         let path = resolve_or_root(&self.workspace, first.and_then(|args| args.path.as_deref()))?;
         let globs = globs(self.workspace.root(), first.and_then(|args| args.glob.as_deref()))?;
-        let bytes = self.result_bytes;
-        reading(NAME, context, move |cancel| grep(&calls, &path, &globs, bytes, cancel)).await
+        let asked: Result<Vec<Vec<Args>>, _> = calls.into_iter().map(Asked::searches).collect();
+        let (asked, bytes) = (asked?, self.result_bytes);
+        reading(NAME, context, move |cancel| {
+            let all: Vec<Args> = asked.iter().flatten().cloned().collect();
+            let mut found = grep(&all, &path, &globs, bytes, cancel)?.into_iter();
+            let each = asked.iter().map(|searches| {
+                let patterns = searches.iter().map(|search| search.pattern.as_str());
+                grouped(patterns.zip(&mut found).collect(), bytes)
+            });
+            Ok(each.collect())
+        })
+        .await
     }
 }
 
@@ -839,6 +905,60 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn several_patterns_stand_each_with_its_own_matches() {
+        let place = small();
+        let args =
+            json!({"pattern": "fn run", "patterns": ["a::", "nowhere", "a::"], "path": "src"});
+        let found = call(&tool(&place), args).await.unwrap();
+        expect![[r"
+            # fn run
+            src/a.rs
+            1:fn run() {}
+            (1 match in 1 file)
+            # a::
+            src/b.rs
+            4:    a::run();
+            (1 match in 1 file)
+            # nowhere
+            no matches in 2 files under `src`
+        "]]
+        .assert_eq(&found.text);
+        let line = "1 match in 1 file; 1 match in 1 file; no matches".to_owned();
+        assert_eq!(found.detail, Detail::Summary { line });
+        assert!(found.evidence.is_some());
+        let one = text(&tool(&place), json!({"patterns": ["fn run"]})).await;
+        assert_eq!(one, text(&tool(&place), json!({"pattern": "fn run"})).await);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_matches_of_one_pattern_leaves_room_for_the_others() {
+        let place = Place::with(&[("flood", "x\n".repeat(5000).as_str()), ("drop", "y\n")]);
+        let tool = GrepFile::new(Arc::clone(&place.workspace), 4096);
+        let args = json!({"patterns": ["x", "y", "x|z"], "max_matches": 5000});
+        let found = text(&tool, args).await;
+        assert!(found.len() <= 4096, "{}", found.len());
+        assert!(found.contains("# y\ndrop\n1:y\n(1 match in 1 file)\n"), "{found}");
+        assert_eq!(found.matches("search for this pattern alone").count(), 2, "{found}");
+        let (first, last) = (found.find("# y").unwrap(), found.find("# x|z").unwrap());
+        assert!(first.abs_diff(found.len() - last) < 200, "about as much for each: {found}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_one_pattern_does_not_keep_the_others_from_their_matches() {
+        let place = small();
+        let found = text(&tool(&place), json!({"patterns": ["fn run", "(("]})).await;
+        assert!(found.starts_with("# fn run\nsrc/a.rs\n1:fn run() {}\n"), "{found}");
+        assert!(found.contains("# ((\n") && found.contains("not a valid regex"), "{found}");
+        for args in [
+            json!({}),
+            json!({"patterns": []}),
+            json!({"patterns": ["a", "b", "c", "d", "e", "f", "g", "h", "i"]}),
+        ] {
+            assert!(call(&tool(&place), args.clone()).await.is_err(), "{args}");
+        }
+    }
+
+    #[tokio::test]
     async fn files_and_counts_alone() {
         let place = small();
         let files = text(&tool(&place), json!({"pattern": "fn", "mode": "files"})).await;
@@ -981,7 +1101,8 @@ mod tests {
     #[test]
     fn a_cancelled_search_reads_nothing_more() {
         let place = small();
-        let args: Args = serde_json::from_value(json!({"pattern": "fn"})).unwrap();
+        let asked: Asked = serde_json::from_value(json!({"pattern": "fn"})).unwrap();
+        let args = asked.searches().unwrap().remove(0);
         let path = place.workspace.resolve(".").unwrap();
         let globs = globs(place.workspace.root(), None).unwrap();
         let cancel = CancellationToken::new();
@@ -1122,6 +1243,6 @@ mod tests {
     async fn the_schema_offers_what_the_arguments_take() {
         let place = small();
         let offered = tool(&place).spec().parameters["properties"].clone();
-        expect![[r#"{"case_insensitive":{"type":"boolean"},"context":{"description":"Lines around each match","minimum":0,"type":"integer"},"glob":{"description":"Such as `*.rs` or `!tests/**`","type":"string"},"literal":{"description":"Pattern is plain text","type":"boolean"},"max_matches":{"description":"Default 100","minimum":0,"type":"integer"},"mode":{"enum":["content","files","count"],"type":"string"},"path":{"description":"File or folder","type":"string"},"pattern":{"description":"Regex (Rust syntax)","type":"string"}}"#]].assert_eq(&offered.to_string());
+        expect![[r#"{"case_insensitive":{"type":"boolean"},"context":{"description":"Lines around","minimum":0,"type":"integer"},"glob":{"description":"Such as `*.rs` or `!tests/**`","type":"string"},"literal":{"description":"Plain text","type":"boolean"},"max_matches":{"description":"Default 100","minimum":0,"type":"integer"},"mode":{"enum":["content","files","count"],"type":"string"},"path":{"description":"File or folder","type":"string"},"pattern":{"description":"Rust regex","type":"string"},"patterns":{"description":"Several at once","items":{"type":"string"},"type":"array"}}"#]].assert_eq(&offered.to_string());
     }
 }
