@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use vtcode_core::config::limits::Limits;
+use vtcode_core::safety::sandbox::Sandbox;
 use vtcode_core::safety::workspace::Workspace;
 use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
@@ -17,7 +18,7 @@ static REGISTRY: LazyLock<OptimizedToolRegistry> = LazyLock::new(|| {
     let limits = Limits::full().tools;
     let workspace = Workspace::open(Path::new("/")).expect("every system has its root");
     let spool = std::env::temp_dir();
-    let tools = builtin::all(&Arc::new(workspace), spool, [], &limits);
+    let tools = builtin::all(&Arc::new(workspace), spool, [], Arc::new(Sandbox::off()), &limits);
     OptimizedToolRegistry::with_tools(tools, limits)
 });
 

@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Sessions(Sessions),
     Undo(Undo),
     Context(Context),
+    Models(Models),
     Doctor(Doctor),
     #[cfg(feature = "demo")]
     Demo(Demo),
@@ -191,6 +192,16 @@ pub(crate) struct Sessions {
 pub(crate) struct Context {
     /// The session's id, or the beginning of it; the newest one of this folder unless given
     pub(crate) session: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List what is known of models: window, output limit, prices, images, and where it is known from
+#[derive(Debug, Parser)]
+pub(crate) struct Models {
+    /// Only those whose names hold this
+    pub(crate) name: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -32,6 +32,9 @@ pub(crate) fn config(args: &Config) -> anyhow::Result<Exit> {
             for (key, value, origin) in settings.show() {
                 let _ = writeln!(out, "{} = {}  # {origin}; {}", key.name, clean(&value), key.doc);
             }
+            for (name, value) in settings.named.show() {
+                let _ = writeln!(out, "{} = {}  # your file", clean(&name), clean(&value));
+            }
         }
     }
     Ok(Exit::Done)

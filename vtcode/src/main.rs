@@ -19,6 +19,7 @@ mod exit;
 mod images;
 mod json;
 mod local;
+mod models;
 mod perf;
 mod policy;
 mod regressions;
@@ -73,6 +74,7 @@ async fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Some(Command::Sessions(sessions)) => sessions::run(&sessions),
         Some(Command::Undo(undo)) => undo::run(&undo),
         Some(Command::Context(args)) => context::run(&args),
+        Some(Command::Models(args)) => models::run(&args),
         Some(Command::Doctor(doctor)) => doctor::run(&doctor).await,
         Some(Command::Config(config)) => local::config(&config),
         Some(Command::Prompt(prompt)) => local::prompt(&prompt),

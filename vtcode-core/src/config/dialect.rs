@@ -141,6 +141,8 @@ pub struct Quirks {
     pub schema: SchemaField,
     /// Takes a schema while tools are offered.
     pub schema_with_tools: bool,
+    /// Holds its model to a call where one is required.
+    pub required: bool,
     /// The ids of calls that it takes back.
     pub ids: IdForm,
     /// The field in which it wants its thinking back, together with the calls that it led to.
@@ -149,19 +151,25 @@ pub struct Quirks {
     pub cache_key: bool,
 }
 
+impl Quirks {
+    /// A server that nobody knows.
+    pub const PLAIN: Self = Self {
+        output_limit: OutputLimit::MaxTokens,
+        low_bound: false,
+        stream_options: true,
+        effort: EffortField::ReasoningEffort,
+        schema: SchemaField::JsonSchema,
+        schema_with_tools: true,
+        required: true,
+        ids: IdForm::Any,
+        thinking_back: ThinkingBack::Unsent,
+        cache_key: false,
+    };
+}
+
 impl Default for Quirks {
     fn default() -> Self {
-        Self {
-            output_limit: OutputLimit::MaxTokens,
-            low_bound: false,
-            stream_options: true,
-            effort: EffortField::ReasoningEffort,
-            schema: SchemaField::JsonSchema,
-            schema_with_tools: true,
-            ids: IdForm::Any,
-            thinking_back: ThinkingBack::Unsent,
-            cache_key: false,
-        }
+        Self::PLAIN
     }
 }
 

@@ -1095,7 +1095,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// What the layers are made of.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sources {
     /// The user's file and its text.
     pub user_file: Option<(PathBuf, String)>,
@@ -1103,6 +1103,19 @@ pub struct Sources {
     pub workspace_file: Option<(PathBuf, String)>,
     /// Key, value and option of each setting on the command line.
     pub command_line: Vec<(&'static str, String, &'static str)>,
+}
+
+/// Prints where they are and not what they say: a header of the user's file may hold a key.
+impl std::fmt::Debug for Sources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = |file: &Option<(PathBuf, String)>| file.as_ref().map(|(path, _)| path.clone());
+        let options: Vec<_> = self.command_line.iter().map(|(key, _, _)| *key).collect();
+        f.debug_struct("Sources")
+            .field("user_file", &path(&self.user_file))
+            .field("workspace_file", &path(&self.workspace_file))
+            .field("command_line", &options)
+            .finish()
+    }
 }
 
 impl Settings {
@@ -1186,8 +1199,14 @@ impl Settings {
     }
 
     fn take_file(&mut self, text: &str, origin: &Origin) -> Result<(), ConfigError> {
-        let table: toml::Table = toml::from_str(text)
-            .map_err(|e| ConfigError::Syntax { origin: origin.clone(), what: e.to_string() })?;
+        let table: toml::Table = toml::from_str(text).map_err(|error| {
+            // The place and not the line itself: what stands there may be a key.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            let what = format!("line {line}, column {column}: {}", error.message());
+            ConfigError::Syntax { origin: origin.clone(), what }
+        })?;
         self.take_table("", &table, origin)
     }
 

@@ -29,6 +29,25 @@ pub struct OwnModel {
 }
 
 impl OwnModel {
+    fn show(&self) -> Vec<(&'static str, String)> {
+        let number = |n: Option<u64>| n.map(|n| n.to_string());
+        let price = |n: Option<f64>| n.map(|n| n.to_string());
+        let word = self.thinking.and_then(thinking_word);
+        [
+            ("context_window", number(self.context_window)),
+            ("max_output", number(self.max_output.map(u64::from))),
+            ("input", price(self.price.input)),
+            ("cached", price(self.price.cached)),
+            ("output", price(self.price.output)),
+            ("images", self.images.map(|takes| takes.to_string())),
+            ("temperature", self.temperature.map(|takes| takes.to_string())),
+            ("effort", word.map(quoted)),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect()
+    }
+
     /// Lays it over what is known.
     pub fn over(&self, facts: &mut ModelFacts) {
         facts.context_window = self.context_window.or(facts.context_window);
@@ -42,8 +61,12 @@ impl OwnModel {
     }
 }
 
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
 /// A server of the user's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct OwnProvider {
     /// How to talk to it.
     pub wire: Wire,
@@ -57,6 +80,36 @@ pub struct OwnProvider {
     pub headers: BTreeMap<String, String>,
     /// The known server whose habits it has.
     pub quirks: Option<String>,
+}
+
+impl OwnProvider {
+    fn show(&self) -> Vec<(&'static str, String)> {
+        let mut fields =
+            vec![("wire", quoted(self.wire.as_str())), ("base_url", quoted(&self.base_url))];
+        let texts = [("key_env", &self.key_env), ("model", &self.model), ("quirks", &self.quirks)];
+        let said = texts.into_iter().filter_map(|(key, text)| Some((key, quoted(text.as_ref()?))));
+        fields.extend(said);
+        if !self.headers.is_empty() {
+            let header = |(name, value): (&String, &String)| {
+                let shown = if value.starts_with('$') { value } else { "[hidden]" };
+                format!("{} = {}", quoted(name), quoted(shown))
+            };
+            let headers: Vec<_> = self.headers.iter().map(header).collect();
+            fields.push(("headers", format!("{{ {} }}", headers.join(", "))));
+        }
+        fields
+    }
+}
+
+/// Prints no header's value: it may be a key.
+impl std::fmt::Debug for OwnProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("OwnProvider");
+        for (key, value) in self.show() {
+            shown.field(key, &value);
+        }
+        shown.finish()
+    }
 }
 
 /// The tables, and what may stand in each of theirs.
@@ -98,6 +151,19 @@ impl Named {
             }
         }
         Ok(())
+    }
+
+    /// Returns each table with what it says, as a file would say it. What stands in a header may be
+    /// a secret, unless it names a variable.
+    pub fn show(&self) -> Vec<(String, String)> {
+        let models = self.models.iter().map(|(name, model)| ("models", name, model.show()));
+        let providers = self.providers.iter().map(|(name, own)| ("providers", name, own.show()));
+        let written = |(table, name, fields): (&str, &String, Vec<(&str, String)>)| {
+            let fields: Vec<_> =
+                fields.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            (format!("{table}.{}", quoted(name)), format!("{{ {} }}", fields.join(", ")))
+        };
+        models.chain(providers).map(written).collect()
     }
 
     /// Lays what the user says of a model over what is known of it.
@@ -264,6 +330,17 @@ impl Reader<'_> {
 
 const THINKING_WORDS: &str = "`none`, `levels`, `adaptive` or `budget`";
 
+/// Returns the word for how a model is told how hard to think.
+pub fn thinking_word(thinking: Thinking) -> Option<&'static str> {
+    match thinking {
+        Thinking::Unknown => None,
+        Thinking::None => Some("none"),
+        Thinking::Level { .. } => Some("levels"),
+        Thinking::Adaptive => Some("adaptive"),
+        Thinking::Budget { .. } => Some("budget"),
+    }
+}
+
 fn thinking(word: &str) -> Option<Thinking> {
     match word {
         "none" => Some(Thinking::None),
@@ -309,6 +386,23 @@ mod tests {
         assert_eq!((price.input, price.cached, price.output), (3.0, 3.0, 2.0));
         assert_eq!((facts.images, facts.fixed_temperature), (Some(false), false));
         assert_eq!(facts.thinking, Thinking::None);
+    }
+
+    #[test]
+    fn what_was_said_is_shown_without_what_may_be_secret() {
+        let file = "[models.\"a.b\"]\ncontext_window = 7\ninput = 0.5\nimages = false\n\
+                    effort = \"levels\"\n[providers.mine]\nbase_url = \"http://h/v1\"\n\
+                    key_env = \"MINE_KEY\"\nheaders = { X-Auth = \"sk-secret\", X-Org = \"$ORG\" }";
+        let named = resolve(file, "").unwrap().named;
+        let shown: Vec<_> = named.show().into_iter().map(|(k, v)| format!("{k} = {v}")).collect();
+        assert_eq!(
+            shown,
+            [
+                r#"models."a.b" = { context_window = 7, input = 0.5, images = false, effort = "levels" }"#,
+                r#"providers."mine" = { wire = "openai", base_url = "http://h/v1", key_env = "MINE_KEY", headers = { "X-Auth" = "[hidden]", "X-Org" = "$ORG" } }"#,
+            ]
+        );
+        assert!(!format!("{named:?}").contains("sk-secret"), "{named:?}");
     }
 
     #[test]

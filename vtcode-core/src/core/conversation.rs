@@ -142,7 +142,8 @@ impl Conversation {
 
     /// Returns the request that sends all of it: head, messages and `tail`, with `inserts`, which
     /// stand in the order of their messages. Takes time by the number of messages, not of bytes.
-    pub fn body(&self, inserts: &[Insert], tail: &'static [u8]) -> RequestBody {
+    pub fn body(&self, inserts: &[Insert], tail: Bytes) -> RequestBody {
+        let keys = (*self.head_hash.as_bytes(), self.key(inserts, &tail));
         let count = 2 + self.segments.len() + 2 * inserts.len();
         let mut pieces = Vec::with_capacity(count);
         pieces.push(self.head.clone());
@@ -163,7 +164,6 @@ impl Conversation {
         }
         pieces.push(tail.into());
         pieces.retain(|piece| !piece.is_empty());
-        let keys = (*self.head_hash.as_bytes(), self.key(inserts, tail));
         RequestBody::new(pieces, keys, self.images)
     }
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn joined(conversation: &Conversation, inserts: &[Insert]) -> String {
-        let body = conversation.body(inserts, b"]}");
+        let body = conversation.body(inserts, Bytes::from_static(b"]}"));
         let bytes = body.to_vec().unwrap();
         assert_eq!(bytes.len(), body.len());
         String::from_utf8(bytes).unwrap()
@@ -305,9 +305,9 @@ mod tests {
         }
         let inserts =
             |messages: usize| [Insert { message: messages - 1, from_end: 3, bytes: b"mark" }];
-        let before = conversation.body(&inserts(400), b"]}");
+        let before = conversation.body(&inserts(400), Bytes::from_static(b"]}"));
         conversation.push(&message);
-        let after = conversation.body(&inserts(401), b"]}");
+        let after = conversation.body(&inserts(401), Bytes::from_static(b"]}"));
         assert_eq!(after.len(), before.len() + message.len() + 1);
         assert_eq!(made_for(&after, &before), message.len() + 1);
         assert_eq!(made_for(&after.clone(), &after), 0, "an attempt shares all");
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn bodies_have_the_same_key_when_they_have_the_same_bytes() {
         let key = |head, segments: &[&'static str], inserts: &[Insert]| {
-            conversation(head, segments).body(inserts, b"]").key()
+            conversation(head, segments).body(inserts, Bytes::from_static(b"]")).key()
         };
         let mark = |message, from_end| Insert { message, from_end, bytes: b"!" };
         let plain = key("h", &["a", "b"], &[]);
@@ -328,7 +328,7 @@ mod tests {
             key("h", &["a", "b"], &[mark(0, 0)]),
             key("h", &["a", "b"], &[mark(1, 0)]),
             key("h", &["a", "b"], &[mark(1, 1)]),
-            conversation("h", &["a", "b"]).body(&[], b"").key(),
+            conversation("h", &["a", "b"]).body(&[], Bytes::new()).key(),
         ];
         for (n, other) in others.iter().enumerate() {
             assert_ne!(*other, plain, "{n}");

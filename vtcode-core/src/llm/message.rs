@@ -335,6 +335,22 @@ pub struct Setup {
     pub answer_schema: Option<Arc<Value>>,
 }
 
+/// Whether a model calls tools in its answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// As it sees fit.
+    #[default]
+    Auto,
+    /// It answers in words.
+    None,
+    /// It calls at least one. Where a server does not hold its model to that but to a schema, it is
+    /// asked for the call as JSON, which is heard as a call; where neither helps, the model may
+    /// still answer in words.
+    Required,
+    /// It calls the tool of this name.
+    Tool(String),
+}
+
 /// A request of the library's user: some messages and an optional system prompt.
 #[derive(Debug, Clone, Default)]
 pub struct LLMRequest {
@@ -342,6 +358,12 @@ pub struct LLMRequest {
     pub system: String,
     /// The messages.
     pub messages: Vec<Message>,
+    /// The tools offered, in a fixed order. Nothing runs them: whoever asked answers the calls.
+    pub tools: Vec<ToolSpec>,
+    /// Whether the model calls one of them.
+    pub tool_choice: ToolChoice,
+    /// The JSON schema that the answer must fit; see [`Setup::answer_schema`].
+    pub answer_schema: Option<Arc<Value>>,
     /// How freely the model chooses its words, from 0; the client's if not set. At 0 a whole
     /// answer is kept, and given again to the very same request.
     pub temperature: Option<f32>,

@@ -74,6 +74,40 @@ pub fn all() -> impl Iterator<Item = (Wire, &'static str, ModelFacts)> {
     table::all()
 }
 
+/// A model of the list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// Its name; in a row of the built-in list, the beginning of the names that it holds for.
+    pub name: String,
+    /// Whose wire it is reached over; none for one that only the user knows.
+    pub wire: Option<Wire>,
+    /// What is known of it.
+    pub facts: ModelFacts,
+    /// Whether the user's file says something of it.
+    pub own: bool,
+}
+
+/// Returns all that is known: the built-in list with what the user says laid over it, then the
+/// models that only the user names.
+pub fn list(settings: &Settings) -> Vec<Listed> {
+    let own = &settings.named.models;
+    let mut listed: Vec<_> = all()
+        .map(|(wire, name, mut facts)| {
+            settings.own_facts(name, &mut facts);
+            let own = own.contains_key(name);
+            Listed { name: name.to_owned(), wire: Some(wire), facts, own }
+        })
+        .collect();
+    for name in own.keys().filter(|name| all().all(|(_, row, _)| row != name.as_str())) {
+        // A longer name of a model that is listed is that model.
+        let wires = [Wire::Anthropic, Wire::OpenAiChat, Wire::Gemini];
+        let wire = wires.into_iter().find(|wire| table::find(*wire, name).is_some());
+        let facts = of(wire.unwrap_or(Wire::OpenAiChat), name, settings);
+        listed.push(Listed { name: name.clone(), wire, facts, own: true });
+    }
+    listed
+}
+
 /// Both of OpenAI's wires lead to the same models.
 fn maker(wire: Wire) -> Wire {
     if wire == Wire::OpenAiResponses { Wire::OpenAiChat } else { wire }
@@ -118,6 +152,28 @@ mod tests {
         assert_eq!((facts.context_window, facts.price), (Some(200_000), None));
         assert_eq!(facts.thinking, Thinking::Unknown);
         assert_eq!(listed(Wire::OpenAiChat, "qwen2.5-coder:7b"), ModelFacts::default());
+    }
+
+    #[test]
+    fn the_users_file_goes_before_the_list_and_adds_to_it() {
+        let file = "[models.\"gpt-5\"]\nimages = false\n[models.\"gpt-5-mini-mine\"]\ninput = 9\n\
+                    [models.\"llama\"]\ncontext_window = 8192\n";
+        let sources = crate::config::layers::Sources {
+            user_file: Some(("/u.toml".into(), file.to_owned())),
+            ..Default::default()
+        };
+        let settings = Settings::resolve(&sources, &crate::config::env::Env::default()).unwrap();
+        let listed = list(&settings);
+        let named = |name: &str| listed.iter().find(|listed| listed.name == name).unwrap();
+        assert_eq!(listed.len(), all().count() + 2);
+        assert_eq!((named("gpt-5").own, named("gpt-5").facts.images), (true, Some(false)));
+        assert!(!named("gpt-5.1").own && named("gpt-5.1").facts.images == Some(true));
+        let mine = named("gpt-5-mini-mine");
+        assert_eq!((mine.wire, mine.facts.context_window), (Some(Wire::OpenAiChat), Some(400_000)));
+        assert_eq!(mine.facts.price.map(|price| price.input), Some(9.0));
+        let llama = named("llama");
+        assert_eq!((llama.wire, llama.facts.context_window), (None, Some(8192)));
+        assert_eq!(llama.facts.max_output, None);
     }
 
     #[test]

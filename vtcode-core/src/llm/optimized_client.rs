@@ -323,7 +323,7 @@ impl OptimizedLLMClient {
         stream.unwrap_or_else(ResponseStream::failed)
     }
 
-    /// Renders and sends a request without tools.
+    /// Renders and sends a request. Its tools are only offered: calls are parts of the answer.
     pub fn stream(&self, request: &LLMRequest) -> ResponseStream {
         let stream = self.routes().and_then(|routes| {
             let again = Again { routes: Arc::clone(routes), request: request.clone() };
@@ -448,21 +448,22 @@ impl Inner {
 
     fn render(&self, request: &LLMRequest) -> RequestBody {
         let provider = &self.provider;
-        let mut conversation = Conversation::new(provider.head(&Setup {
+        let setup = Setup {
             model: self.endpoint.model.clone(),
             system: request.system.clone(),
-            tools: Vec::new(),
+            tools: request.tools.clone(),
             max_output_tokens: self.limits.max_output_tokens,
             max_output_chosen: self.limits.max_output_chosen,
             session_id: String::new(),
             temperature: request.temperature.or(self.limits.temperature),
             effort: self.limits.effort,
-            answer_schema: None,
-        }));
+            answer_schema: request.answer_schema.clone(),
+        };
+        let mut conversation = Conversation::new(provider.head(&setup));
         for message in &request.messages {
             conversation.push_with(&provider.segment(message), Images::of(message.images()));
         }
-        provider.frame(&conversation)
+        provider.frame_choosing(&conversation, &request.tool_choice, &setup)
     }
 
     /// Names all that an answer depends on.
@@ -681,7 +682,8 @@ impl Again {
         request.messages.iter().try_for_each(|message| rules.check(message.images()))?;
         let temperature = request.temperature.or(inner.limits.temperature);
         let (body, sample) = (inner.render(request), request.sample);
-        let asked = Asked { body, tools: &Arc::default(), temperature, sample };
+        let tools: Vec<_> = request.tools.iter().map(|tool| tool.name.to_string()).collect();
+        let asked = Asked { body, tools: &Arc::from(tools), temperature, sample };
         let stream = self.routes.ask(route, rest, asked)?;
         Ok(ResponseStream { again: Some(self), ..stream })
     }

@@ -20,13 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use crate::config::dialect::{Dialect, Effort, ModelFacts};
 use crate::config::endpoint::{Endpoint, Wire};
 use crate::core::conversation::{Conversation, RequestBody};
 use crate::core::memory_pool::StringLoan;
 use crate::llm::message::{
-    Delta, Image, ImageRules, MAX_IMAGE_BYTES, Message, Setup, ToolAnswer, ToolCall,
+    Delta, Image, ImageRules, MAX_IMAGE_BYTES, Message, Setup, ToolAnswer, ToolCall, ToolChoice,
 };
 use crate::llm::models;
 
@@ -75,7 +76,38 @@ pub trait Provider: Send + Sync {
 
     /// Frames a conversation of this wire's segments as a request, which shares their bytes.
     fn frame(&self, conversation: &Conversation) -> RequestBody {
-        conversation.body(&[], TAIL)
+        self.frame_with(conversation, Bytes::from_static(TAIL))
+    }
+
+    /// Does the same, and tells the model whether to call a tool. That stands behind the messages,
+    /// so that the request begins as those before it. `setup` is what the head was rendered from.
+    fn frame_choosing(
+        &self,
+        conversation: &Conversation,
+        choice: &ToolChoice,
+        setup: &Setup,
+    ) -> RequestBody {
+        let offered = !setup.tools.is_empty();
+        let fields = if offered { self.choice(choice, setup) } else { Map::new() };
+        if fields.is_empty() {
+            return self.frame(conversation);
+        }
+        let fields = render(&fields);
+        self.frame_with(conversation, [b"],", &fields[1..]].concat().into())
+    }
+
+    /// Frames a conversation as a request that ends with `tail`, from the end of the messages on.
+    fn frame_with(&self, conversation: &Conversation, tail: Bytes) -> RequestBody {
+        conversation.body(&[], tail)
+    }
+
+    /// Returns the fields of a request that tell a model whether to call one of its tools.
+    fn choice(&self, choice: &ToolChoice, setup: &Setup) -> Map<String, Value>;
+
+    /// Returns whether what the provider has cached of a conversation serves a request with another
+    /// choice, too.
+    fn choice_keeps_cache(&self) -> bool {
+        true
     }
 
     /// Returns a decoder for one streamed answer. `tools` are the names that were offered.
@@ -145,8 +177,21 @@ fn render_onto(buffer: &mut Vec<u8>, value: &impl serde::Serialize) {
     serde_json::to_writer(buffer, value).expect("strings, numbers and JSON values always render");
 }
 
+/// The most parts that an answer may be made of. No model says so many; a server that sends them
+/// would have us look for each among all others.
+const MAX_PARTS: usize = 4096;
+
+fn too_many_parts() -> DecodeError {
+    DecodeError::Malformed { what: format!("an answer of more than {MAX_PARTS} parts") }
+}
+
 /// Ends the list of messages and the request, on every wire.
 const TAIL: &[u8] = b"]}";
+
+/// Returns the only field of an object.
+fn field(name: &str, value: impl Into<Value>) -> Map<String, Value> {
+    Map::from_iter([(name.to_owned(), value.into())])
+}
 
 /// Appends what is said to what was said before, and returns it alone.
 fn appended(text: &mut String, more: json::Text<'_>) -> StringLoan {
@@ -206,7 +251,8 @@ fn name_call(call: &mut ToolCall, nth: usize, ids: &mut HashSet<String>) {
     }
     if ids.contains(&call.id) {
         let id = call.id.clone();
-        let copies = (2..).map(|copy| format!("{id}_{copy}"));
+        // Its own number is nearly always free: however many there are of one id, none is searched for.
+        let copies = (nth..).map(|copy| format!("{id}_{copy}"));
         call.id = copies.into_iter().find(|id| !ids.contains(id)).unwrap_or(id);
     }
     ids.insert(call.id.clone());
@@ -609,6 +655,92 @@ mod tests {
     }
 
     #[test]
+    fn a_choice_stands_behind_the_messages_as_each_wire_takes_it() {
+        let schema = serde_json::json!({"type": "object"});
+        let told = |wire, url: &str, choice: &ToolChoice, change: &dyn Fn(&mut Setup)| {
+            let provider = of(&Endpoint::new(wire, url, "m"));
+            let mut setup = setup();
+            change(&mut setup);
+            let mut conversation = Conversation::new(provider.head(&setup));
+            conversation.push(&provider.segment(&Message::user("hi")));
+            let text = |body: RequestBody| String::from_utf8(body.to_vec().unwrap()).unwrap();
+            let plain = text(provider.frame(&conversation));
+            let body = text(provider.frame_choosing(&conversation, choice, &setup));
+            serde_json::from_str::<Value>(&body).expect("the body is JSON");
+            let rest = body.strip_prefix(plain.strip_suffix("]}").unwrap()).unwrap();
+            rest.strip_prefix("]").unwrap().trim_start_matches(',').to_owned()
+        };
+        let tool = ToolChoice::Tool("read_file".to_owned());
+        let choices = [&ToolChoice::Auto, &ToolChoice::None, &ToolChoice::Required, &tool];
+        let of_wire = |wire, url: &str| choices.map(|choice| told(wire, url, choice, &|_| {}));
+        assert_eq!(
+            of_wire(Wire::OpenAiChat, "http://h/v1"),
+            [
+                "}",
+                r#""tool_choice":"none"}"#,
+                r#""tool_choice":"required"}"#,
+                r#""tool_choice":{"function":{"name":"read_file"},"type":"function"}}"#,
+            ]
+        );
+        assert_eq!(
+            of_wire(Wire::OpenAiResponses, ""),
+            [
+                "}",
+                r#""tool_choice":"none"}"#,
+                r#""tool_choice":"required"}"#,
+                r#""tool_choice":{"name":"read_file","type":"function"}}"#,
+            ]
+        );
+        assert_eq!(
+            of_wire(Wire::Anthropic, ""),
+            [
+                "}",
+                r#""tool_choice":{"type":"none"}}"#,
+                r#""tool_choice":{"type":"any"}}"#,
+                r#""tool_choice":{"name":"read_file","type":"tool"}}"#,
+            ]
+        );
+        assert_eq!(
+            of_wire(Wire::Gemini, ""),
+            [
+                "}",
+                r#""toolConfig":{"functionCallingConfig":{"mode":"NONE"}}}"#,
+                r#""toolConfig":{"functionCallingConfig":{"mode":"ANY"}}}"#,
+                r#""toolConfig":{"functionCallingConfig":{"allowedFunctionNames":["read_file"],"mode":"ANY"}}}"#,
+            ]
+        );
+        // Where a required call is not honoured, its schema is.
+        let call = r#"{"anyOf":[{"additionalProperties":false,"properties":{"arguments":{"type":"object"},"name":{"const":"read_file"}},"required":["name","arguments"],"type":"object"}]}"#;
+        let asked = format!(
+            r#""response_format":{{"json_schema":{{"name":"call","schema":{call},"strict":false}},"type":"json_schema"}},"tool_choice":"none"}}"#
+        );
+        let llamacpp = "http://127.0.0.1:8080/v1";
+        assert_eq!(of_wire(Wire::OpenAiChat, llamacpp)[2..], [asked.clone(), asked]);
+        // And a schema of the answer, where it is not taken beside tools that may be called.
+        let words = told(Wire::OpenAiChat, llamacpp, &ToolChoice::None, &|setup| {
+            setup.answer_schema = Some(Arc::new(schema.clone()));
+        });
+        assert_eq!(
+            words,
+            r#""response_format":{"json_schema":{"name":"answer","schema":{"type":"object"},"strict":false},"type":"json_schema"},"tool_choice":"none"}"#
+        );
+        let words = told(Wire::OpenAiChat, "http://h/v1", &ToolChoice::None, &|setup| {
+            setup.answer_schema = Some(Arc::new(schema.clone()));
+        });
+        assert_eq!(words, r#""tool_choice":"none"}"#, "the head asks for it");
+        // A model that thinks cannot be made to call, and without tools there is no choice.
+        let thinks = |setup: &mut Setup| {
+            setup.effort = Some(Effort::High);
+            setup.max_output_tokens = 32_000;
+        };
+        assert_eq!(told(Wire::Anthropic, "", &ToolChoice::Required, &thinks), "}");
+        for wire in Wire::ALL {
+            let told = told(wire, "", &ToolChoice::Required, &|setup| setup.tools.clear());
+            assert_eq!(told, "}", "{wire}");
+        }
+    }
+
+    #[test]
     fn a_schema_is_asked_for_where_the_server_holds_an_answer_to_it() {
         let schema = serde_json::json!({"type": "object", "additionalProperties": false,
             "properties": {"a": {"type": "string"}}, "required": ["a"]});
@@ -727,6 +859,7 @@ mod tests {
             call.id
         };
         assert_eq!([named("a", 1), named("a", 2), named("a", 3)], ["a", "a_2", "a_3"]);
-        assert_eq!([named("", 4), named("call_4", 5)], ["call_4", "call_4_2"]);
+        assert_eq!([named("", 4), named("call_4", 5)], ["call_4", "call_4_5"]);
+        assert_eq!([named("b_8", 7), named("b", 8), named("b", 8)], ["b_8", "b", "b_9"]);
     }
 }

@@ -25,8 +25,10 @@ mod optimization_integration_tests;
 mod rate;
 mod recovery;
 mod sandbox;
+mod secrets;
 mod session;
 mod streams;
+mod wires;
 
 /// Counted, for the tests of what takes no memory.
 #[global_allocator]

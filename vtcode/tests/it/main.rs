@@ -18,6 +18,7 @@ mod interrupt;
 mod json;
 mod limits;
 mod local;
+mod models;
 mod perf;
 mod policy;
 mod provider;

@@ -14,7 +14,11 @@ pub(crate) fn goes_on(first: &Request, second: &Request) {
     // The cache's marks move; all else stays.
     let bytes = |request: &Request| {
         let body = String::from_utf8(request.body.to_vec()).unwrap();
-        body.replace(r#","cache_control":{"type":"ephemeral"}"#, "")
+        let body = body.replace(r#","cache_control":{"type":"ephemeral"}"#, "");
+        // What the answer may be stands behind the messages.
+        let end = [r#"],"tool_choice":"#, r#"],"toolConfig":"#, r#"],"response_format":"#];
+        let end = end.into_iter().find_map(|end| body.rfind(end));
+        end.map_or(body.clone(), |end| format!("{}]}}", &body[..end]))
     };
     let (first, second) = (bytes(first), bytes(second));
     let open = first.strip_suffix("]}").expect("messages come last");

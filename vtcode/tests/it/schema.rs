@@ -53,6 +53,14 @@ async fn an_answer_that_does_not_fit_is_sent_back_once_with_what_is_wrong() {
         let body = String::from_utf8(requests[1].body.to_vec()).unwrap();
         assert!(body.contains("$.count must be at least 1, not 0"), "{provider}: {body}");
         assert!(body.contains("$.sum must not be there"), "{provider}: {body}");
+        // To say it again takes no tool; where that would cost the cache, it is not said.
+        let last = |n: usize| String::from_utf8(model.requests()[n].body.to_vec()).unwrap();
+        let none = match provider {
+            "anthropic" => "]}",
+            "gemini" => r#"],"toolConfig":{"functionCallingConfig":{"mode":"NONE"}}}"#,
+            _ => r#"],"tool_choice":"none"}"#,
+        };
+        assert!(last(0).ends_with("]}") && last(1).ends_with(none), "{provider}: {}", last(1));
         // What was sent back is in the journal.
         let more = user.vtcode(["resume", "--last", "and now?"]).args(schema);
         more.run().await.exits(0).prints("{\"count\": 3}\n");
@@ -95,4 +103,24 @@ async fn a_schema_that_cannot_be_used_is_told_before_anything_begins() {
         exec.run().await.exits(2).says(path);
     }
     assert!(model.requests().is_empty() && user.session_ids().is_empty());
+}
+
+#[tokio::test]
+async fn a_local_server_is_held_to_the_schema_where_no_tool_may_be_called() {
+    let user = user();
+    let model = ScriptedModel::start(vec![say("Two."), say("{\"count\": 2}")]).await;
+    let url = model.openai_url();
+    user.configure(&format!(
+        "[providers.mine]\nbase_url = \"{url}\"\nquirks = \"llamacpp\"\nmodel = \"scripted\"\n"
+    ));
+    let exec = user.vtcode(["exec", "--provider", "mine", "how many?"]);
+    let exec = exec.args(["--output-schema", "schema.json"]);
+    exec.run().await.exits(0).prints("{\"count\": 2}\n");
+    let [first, second] = &model.requests()[..] else { panic!() };
+    // It refuses a schema beside tools.
+    assert!(first.json().get("response_format").is_none());
+    let second = second.json();
+    assert_eq!(second["tool_choice"], "none");
+    let schema = &second["response_format"]["json_schema"]["schema"];
+    assert_eq!(schema["required"], json!(["count"]));
 }

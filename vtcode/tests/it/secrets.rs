@@ -125,3 +125,52 @@ async fn a_file_of_keys_serves_the_user_alone_and_nothing_else_sees_them() {
     let ran = exec().run().await.exits(2).says("line 1");
     assert!(!ran.to_string().contains(KEY), "{ran}");
 }
+
+#[tokio::test]
+async fn what_a_session_leaves_and_what_is_told_of_it_holds_no_key() {
+    for provider in PROVIDERS {
+        let user = User::with([("shot.png", b"\x89PNG\r\n\x1a\n\0".as_slice())]);
+        let model = ScriptedModel::start(vec![
+            fail(Fault::Status {
+                code: 500,
+                headers: vec![("retry-after".to_owned(), "0".to_owned())],
+                body: format!("{{\"error\":{{\"message\":\"seen {KEY}\"}}}}"),
+            }),
+            call("run_command", json!({"command": "env; cat /proc/self/environ"})),
+            say("Done."),
+        ])
+        .await;
+        let url = base_url(provider, &model);
+        let variable = match provider {
+            "anthropic" => "ANTHROPIC_API_KEY",
+            "gemini" => "GEMINI_API_KEY",
+            _ => "OPENAI_API_KEY",
+        };
+        let args =
+            ["exec", "--provider", provider, "--base-url", &url, "--model", "scripted", "hi"];
+        let out = user.home.path().join("report");
+        let profiles = ["html", "json", "trace.json"].map(|kind| out.with_extension(kind));
+        let mut exec = user.vtcode(args).args(["-i", "shot.png", "--profile", "--cache"]);
+        for profile in &profiles {
+            exec = exec.arg("--profile-out").arg(profile);
+        }
+        let ran = exec.env(variable, KEY).env("VTCODE_PROFILING_ENABLED", "true").run().await;
+        let ran = ran.exits(0);
+        assert!(!ran.to_string().contains(KEY), "{ran}");
+        assert!(profiles.iter().all(|profile| profile.exists()));
+        for told in [
+            &["sessions"][..],
+            &["context"],
+            &["context", "--json"],
+            &["models"],
+            &["doctor", "--offline"],
+            &["perf", "report", "--json"],
+            &["undo", "--list"],
+        ] {
+            let ran = user.vtcode(told).env(variable, KEY).run().await;
+            assert!(!ran.to_string().contains(KEY), "{told:?}: {ran}");
+        }
+        assert_eq!(holding(user.home.path()), [""; 0]);
+        assert_eq!(holding(user.folder.path()), [""; 0]);
+    }
+}

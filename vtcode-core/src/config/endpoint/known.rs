@@ -17,18 +17,7 @@ pub struct Known {
     pub quirks: Quirks,
 }
 
-/// A server that nobody knows, as a constant.
-const PLAIN: Quirks = Quirks {
-    output_limit: OutputLimit::MaxTokens,
-    low_bound: false,
-    stream_options: true,
-    effort: EffortField::ReasoningEffort,
-    schema: SchemaField::JsonSchema,
-    schema_with_tools: true,
-    ids: IdForm::Any,
-    thinking_back: ThinkingBack::Unsent,
-    cache_key: false,
-};
+const PLAIN: Quirks = Quirks::PLAIN;
 
 const fn cloud(
     name: &'static str,
@@ -40,8 +29,10 @@ const fn cloud(
 }
 
 const fn local(name: &'static str, base_url: &'static str, quirks: Quirks) -> Known {
-    // What holds the answer to a schema there is a grammar over all of it, calls included.
-    Known { name, base_url, key_env: None, quirks: Quirks { schema_with_tools: false, ..quirks } }
+    // What holds the answer to a schema there is a grammar over all of it, calls included; and
+    // `tool_choice: required` is taken and not honoured.
+    let quirks = Quirks { schema_with_tools: false, required: false, ..quirks };
+    Known { name, base_url, key_env: None, quirks }
 }
 
 /// Every known server.
@@ -160,7 +151,13 @@ pub const KNOWN: &[Known] = &[
         "http://127.0.0.1:8080/v1",
         Quirks { thinking_back: ThinkingBack::ReasoningContent, ..PLAIN },
     ),
-    local("vllm", "http://127.0.0.1:8000/v1", PLAIN),
+    Known {
+        name: "vllm",
+        base_url: "http://127.0.0.1:8000/v1",
+        key_env: None,
+        // A required call is held to its schema there.
+        quirks: Quirks { schema_with_tools: false, ..PLAIN },
+    },
 ];
 
 /// Returns the known server of a name.

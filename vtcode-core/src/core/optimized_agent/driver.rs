@@ -25,7 +25,7 @@ use crate::core::conversation::Conversation;
 use crate::core::event::EventKind;
 use crate::core::journal::Journal;
 use crate::core::memory_budget::Charge;
-use crate::llm::message::{Message, Part, Prompt, Setup, Usage};
+use crate::llm::message::{Message, Part, Prompt, Setup, ToolChoice, Usage};
 use crate::llm::optimized_client::{Onward, ResponseStream};
 use crate::llm::provider::Provider;
 use crate::tools::async_pipeline::{BeforeEffect, ToolResult};
@@ -79,6 +79,9 @@ pub(super) struct Run<'a> {
     messages: Option<Vec<Message>>,
     /// How many messages there were when it was last made shorter.
     compacted_at: Option<usize>,
+    /// Whether the model may call tools in the answer that is due, and in the one after.
+    choice: ToolChoice,
+    next_choice: ToolChoice,
     /// The answer that streams is a summary.
     summing_up: bool,
     /// Where requests go, for telling whether that changed.
@@ -181,6 +184,8 @@ impl<'a> Run<'a> {
             conversation,
             messages: journal_less.then_some(messages),
             compacted_at: None,
+            choice: ToolChoice::Auto,
+            next_choice: ToolChoice::Auto,
             summing_up: false,
             place: endpoint.to_string(),
             prefixes,

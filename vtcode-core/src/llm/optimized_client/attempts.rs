@@ -26,7 +26,7 @@ use super::{Inner, StreamEvent, connect, root_cause};
 use crate::core::conversation::RequestBody;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
 use crate::llm::provider::Decoder;
-use crate::llm::provider::sse::{SseError, SseParser};
+use crate::llm::provider::sse::{Framing, SseError};
 
 /// The most of an answer that is taken in. No model writes a tenth of it.
 const MAX_ANSWER_BYTES: usize = 256 * 1024 * 1024;
@@ -107,27 +107,6 @@ struct Answer {
     decoder: Box<dyn Decoder>,
     framing: Framing,
     taken_bytes: usize,
-}
-
-enum Framing {
-    /// Nothing but white space came.
-    Unknown,
-    Events(SseParser),
-    /// The server does not stream; all of its answer.
-    Whole(Vec<u8>),
-}
-
-impl Framing {
-    /// Decides by what comes and not by what was announced: servers announce their events as text,
-    /// as JSON or as nothing at all, and a whole answer as events.
-    fn begin(&mut self, bytes: &[u8]) {
-        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-        match (&self, first) {
-            (Self::Unknown, Some(b'{' | b'[')) => *self = Self::Whole(Vec::new()),
-            (Self::Unknown, Some(_)) => *self = Self::Events(SseParser::new()),
-            _ => {}
-        }
-    }
 }
 
 /// Returns whether the connection of an answer that has ended can carry another request.
@@ -502,7 +481,7 @@ impl Attempts {
             self.fail(LlmError::TooLong { limit_bytes: MAX_ANSWER_BYTES });
             return;
         }
-        answer.framing.begin(bytes);
+        let bytes = answer.framing.begin(bytes);
         let began = self.client.limits.measured.then(Instant::now);
         let mut deltas = std::mem::take(&mut self.deltas);
         let result =

@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::arguments::as_object;
 use super::halves::Halves;
-use super::json::{self, Json, Text};
+use super::json::{self, Json, Reader, Text};
 use super::{DecodeError, Decoder, Provider, appended, name_call, render, reported, seal};
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::llm::message::{
-    Delta, FinishReason, Image, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, Usage,
+    Delta, FinishReason, Image, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, ToolChoice,
+    Usage,
 };
 
 /// The wire format, as one model takes it.
@@ -98,6 +99,18 @@ impl Provider for Gemini {
 
     fn images(&self) -> ImageRules {
         super::image_rules(&self.facts)
+    }
+
+    fn choice(&self, choice: &ToolChoice, _setup: &Setup) -> Map<String, Value> {
+        let told = match choice {
+            ToolChoice::Auto => return Map::new(),
+            ToolChoice::None => serde_json::json!({"mode": "NONE"}),
+            ToolChoice::Required => serde_json::json!({"mode": "ANY"}),
+            ToolChoice::Tool(name) => {
+                serde_json::json!({"mode": "ANY", "allowedFunctionNames": [name]})
+            }
+        };
+        super::field("toolConfig", super::field("functionCallingConfig", told))
     }
 
     fn decoder(&self, _tools: &Arc<[String]>) -> Box<dyn Decoder> {
@@ -341,7 +354,7 @@ fn past(parts: &[Part]) -> Vec<PastPart<'_>> {
 #[derive(Default)]
 struct Candidate<'a> {
     index: Json<'a>,
-    content: Json<'a>,
+    parts: Json<'a>,
     finish_reason: Text<'a>,
     finish_message: Text<'a>,
 }
@@ -356,11 +369,16 @@ struct Piece<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn of(json: Json<'a>) -> Self {
+    #[inline]
+    fn read(reader: &mut Reader<'a>) -> Self {
         let mut candidate = Self::default();
-        json.fields(|key, value| match key {
-            "index" => candidate.index = value,
-            "content" => candidate.content = value,
+        reader.fields(&mut |key, value| match key {
+            "index" => candidate.index = value.value(),
+            "content" => value.fields(&mut |key, value| {
+                if key == "parts" {
+                    candidate.parts = value.value();
+                }
+            }),
             "finishReason" => candidate.finish_reason = value.text(),
             "finishMessage" => candidate.finish_message = value.text(),
             _ => {}
@@ -370,18 +388,22 @@ impl<'a> Candidate<'a> {
 }
 
 impl<'a> Piece<'a> {
-    fn of(json: Json<'a>) -> Self {
+    #[inline]
+    fn read(reader: &mut Reader<'a>) -> Self {
         let mut piece = Self::default();
-        json.fields(|key, value| match key {
+        reader.fields(&mut |key, value| match key {
             "text" => piece.text = value.text(),
-            "thought" => piece.thought = value.is_true(),
+            "thought" => piece.thought = value.value().is_true(),
             "thoughtSignature" => piece.thought_signature = value.text(),
-            "functionCall" => piece.function_call = value,
+            "functionCall" => piece.function_call = value.value(),
             _ => {}
         });
         piece
     }
 }
+
+/// What is kept of an answer's own name.
+const ID_LETTERS: usize = 64;
 
 /// The text that is being spoken; more of it may follow.
 enum Open {
@@ -408,10 +430,9 @@ impl Decoder for GeminiDecoder {
             return Ok(());
         }
         let data = &*self.halves.join(data);
-        // A server that was not heard to be asked for events sends a list of all chunks.
-        let data = json::value(data)?;
-        if data.is_list() {
-            return data.items().try_for_each(|chunk| self.chunk(chunk, out));
+        if data.trim_start().starts_with('[') {
+            // A server that was not heard to be asked for events sends a list of all chunks.
+            return json::value(data)?.items().try_for_each(|chunk| self.chunk(chunk.raw(), out));
         }
         self.chunk(data, out)
     }
@@ -433,41 +454,57 @@ impl Decoder for GeminiDecoder {
 }
 
 impl GeminiDecoder {
-    fn chunk(&mut self, chunk: Json<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
-        let (mut candidates, mut feedback, mut usage, mut id, mut error) =
-            <(Json<'_>, Json<'_>, Json<'_>, Text<'_>, Json<'_>)>::default();
-        chunk.fields(|key, value| match key {
-            "candidates" => candidates = value,
-            "promptFeedback" => feedback = value,
-            "usageMetadata" => usage = value,
+    fn chunk(&mut self, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
+        let (mut heard, mut usage) = (None, None);
+        let (mut id, mut blocked, mut error) = <(Text<'_>, Text<'_>, Json<'_>)>::default();
+        json::event(data, |key, value| match key {
+            // We ask for one answer; a server that sends more gets its first one heard.
+            "candidates" => value.items(&mut |value| {
+                if heard.is_none() {
+                    let one = Candidate::read(value);
+                    heard = Some(one).filter(|one| one.index.number().unwrap_or(0) == 0);
+                }
+            }),
+            "promptFeedback" => value.fields(&mut |key, value| {
+                if key == "blockReason" {
+                    blocked = value.text();
+                }
+            }),
+            "usageMetadata" if value.is_object() => usage = Some(counted(value)),
             "responseId" => id = value.text(),
-            "error" => error = value,
+            "error" => error = value.value(),
             _ => {}
-        });
+        })?;
         if !error.is_none() {
             return Err(reported::in_stream(error.raw()));
         }
         if !id.is_empty() && self.response_id.is_empty() {
-            self.response_id = id.said().into_owned();
+            // Each call may be named by it, so it must be short.
+            self.response_id = id.said().chars().take(ID_LETTERS).collect();
         }
         let mut reason = Ok(());
-        // We ask for one answer; a server that sends more gets its first one heard.
-        let first = |candidate: &Candidate<'_>| candidate.index.number().unwrap_or(0) == 0;
-        for candidate in candidates.items().map(Candidate::of).filter(first) {
-            for piece in candidate.content.field("parts").items() {
-                self.piece(&Piece::of(piece), out)?;
-            }
+        if let Some(candidate) = heard {
+            let mut taken = Ok(());
+            Reader::of(candidate.parts.raw()).items(&mut |piece| {
+                let piece = Piece::read(piece);
+                if taken.is_ok() {
+                    taken = self.piece(&piece, out);
+                }
+            });
+            taken?;
             if !candidate.finish_reason.is_empty() {
                 let (name, message) =
                     (candidate.finish_reason.said(), candidate.finish_message.said());
                 reason = finish_reason(&name, &message).map(|finish| self.finish = Some(finish));
             }
         }
-        if !feedback.field("blockReason").text().is_empty() {
+        if !blocked.is_empty() {
             self.finish = Some(FinishReason::Refusal);
         }
-        if usage.is_object() {
-            self.count(usage, out);
+        if let Some(usage) = usage.filter(|usage| *usage != self.usage) {
+            // The counts stand on every chunk.
+            self.usage = usage;
+            out.push(Delta::Usage(usage));
         }
         reason
     }
@@ -556,24 +593,21 @@ impl GeminiDecoder {
         out.push(Delta::Part(Part::ToolCall(call)));
         Ok(())
     }
+}
 
-    fn count(&mut self, counts: Json<'_>, out: &mut Vec<Delta>) {
-        let mut usage = Usage::default();
-        counts.fields(|key, value| {
-            let sum = match key {
-                "promptTokenCount" | "toolUsePromptTokenCount" => &mut usage.input_tokens,
-                "cachedContentTokenCount" => &mut usage.cached_input_tokens,
-                "candidatesTokenCount" | "thoughtsTokenCount" => &mut usage.output_tokens,
-                _ => return,
-            };
-            *sum = sum.saturating_add(value.number().unwrap_or(0));
-        });
-        // The counts stand on every chunk.
-        if usage != self.usage {
-            self.usage = usage;
-            out.push(Delta::Usage(usage));
-        }
-    }
+/// Returns the tokens that a chunk counts.
+fn counted(counts: &mut Reader<'_>) -> Usage {
+    let mut usage = Usage::default();
+    counts.fields(&mut |key, value| {
+        let sum = match key {
+            "promptTokenCount" | "toolUsePromptTokenCount" => &mut usage.input_tokens,
+            "cachedContentTokenCount" => &mut usage.cached_input_tokens,
+            "candidatesTokenCount" | "thoughtsTokenCount" => &mut usage.output_tokens,
+            _ => return,
+        };
+        *sum = sum.saturating_add(value.value().number().unwrap_or(0));
+    });
+    usage
 }
 
 fn give_seal(mark: &str, seal: &str, out: &mut Vec<Delta>) {
@@ -600,371 +634,4 @@ fn finish_reason(name: &str, message: &str) -> Result<FinishReason, DecodeError>
 }
 
 #[cfg(test)]
-#[allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
-mod tests {
-
-    use expect_test::{Expect, expect};
-    use serde_json::json;
-
-    use super::super::tests::{body, decoded, messages, setup};
-    use super::*;
-    use crate::config::limits::Limits;
-    use crate::safety::workspace::Workspace;
-    use crate::tools::builtin;
-
-    /// Checks what a stream of these chunks says.
-    #[track_caller]
-    fn check(chunks: &[Value], expected: &Expect) {
-        expected.assert_eq(&decoded(&Gemini::default(), &stream(chunks)));
-    }
-
-    fn stream(chunks: &[Value]) -> String {
-        // This server ends its lines as HTTP does.
-        let mut stream = String::new();
-        for chunk in chunks {
-            write!(stream, "data: {chunk}\r\n\r\n").unwrap();
-        }
-        stream
-    }
-
-    fn parts(parts: &Value) -> Value {
-        json!({"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0}],
-            "modelVersion": "m", "responseId": "r1"})
-    }
-
-    fn text(words: &str) -> Value {
-        parts(&json!([{"text": words}]))
-    }
-
-    fn stop(reason: &str) -> Value {
-        json!({"candidates": [{"content": {"role": "model", "parts": [{"text": ""}]},
-            "finishReason": reason}], "responseId": "r1",
-            "usageMetadata": {"promptTokenCount": 12, "cachedContentTokenCount": 8,
-                "candidatesTokenCount": 3, "thoughtsTokenCount": 2, "totalTokenCount": 17}})
-    }
-
-    /// What the decoder gave, as a message.
-    fn answered(chunks: &[Value]) -> Message {
-        let (mut decoder, mut deltas) = (Gemini::default().decoder(&Arc::default()), Vec::new());
-        for chunk in chunks {
-            decoder.event("", &chunk.to_string(), &mut deltas).unwrap();
-        }
-        decoder.end(&mut deltas).unwrap();
-        let parts = deltas.into_iter().filter_map(|delta| match delta {
-            Delta::Part(part) => Some(part),
-            _ => None,
-        });
-        Message::Assistant { parts: parts.collect() }
-    }
-
-    #[test]
-    fn a_request_is_rendered_as_the_wire_wants_it() {
-        let head = Gemini::default().head(&setup());
-        let segments: Vec<_> = messages().iter().map(|m| Gemini::default().segment(m)).collect();
-        let body = body(&Gemini::default(), &head, &segments);
-        serde_json::from_str::<Value>(&body).unwrap();
-        expect![[r#"
-            {"systemInstruction":{"parts":[{"text":"Be \"good\"."}]},"tools":[{"functionDeclarations":[{"name":"read_file","description":"Reads","parametersJsonSchema":{"type":"object"}}]}],"contents":[
-            {"role":"user","parts":[{"text":"fix\nit"}]},
-            {"role":"model","parts":[{"text":"I look."},{"functionCall":{"id":"a","name":"read_file","args":{"path": "x"}}},{"functionCall":{"id":"b","name":"read_file","args":{"_raw":"{\"path\":"}}},{"functionCall":{"id":"c","name":"read_file","args":{}}}]},
-            {"role":"user","parts":[{"functionResponse":{"id":"a","name":"read_file","response":{"output":"one"}}},{"functionResponse":{"id":"b","name":"read_file","response":{"error":"no JSON"}}},{"functionResponse":{"id":"c","name":"read_file","response":{"error":"Error: no path"}}},{"functionResponse":{"id":"d","name":"read_file","response":{"output":""}}}]},
-            {"role":"user","parts":[{"text":"go on"}]}]}"#]].assert_eq(&body.replace("{\"role\"", "\n{\"role\""));
-    }
-
-    #[test]
-    fn what_is_empty_is_not_sent() {
-        let bare = Setup { system: " ".to_owned(), tools: Vec::new(), ..setup() };
-        let segments = [
-            Gemini::default().segment(&Message::user(String::new())),
-            Gemini::default()
-                .segment(&Message::Assistant { parts: vec![Part::Text { text: String::new() }] }),
-            Gemini::default().segment(&Message::user("hi")),
-        ];
-        assert_eq!(
-            body(&Gemini::default(), &Gemini::default().head(&bare), &segments),
-            r#"{"contents":[{"role":"user","parts":[{"text":"hi"}]}]}"#
-        );
-    }
-
-    #[test]
-    fn the_key_stands_in_one_header_and_the_model_in_one_step_of_the_path() {
-        assert!(Gemini::default().headers(Some("k")).contains(&("x-goog-api-key", "k".to_owned())));
-        assert!(!Gemini::default().headers(None).iter().any(|(name, _)| *name == "x-goog-api-key"));
-        for (model, step) in [
-            ("gemini-2.5-pro", "gemini-2.5-pro"),
-            ("models/gemini-2.5-pro", "gemini-2.5-pro"),
-            ("../../x?key=y#", "..%2F..%2Fx%3Fkey%3Dy%23"),
-        ] {
-            assert_eq!(
-                Gemini::default().url("http://h", model),
-                format!("http://h/v1beta/models/{step}:streamGenerateContent?alt=sse")
-            );
-        }
-    }
-
-    #[test]
-    fn the_schemas_of_the_tools_are_sent_as_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let workspace = Arc::new(Workspace::open(folder.path()).unwrap());
-        let spool = folder.path().join("spool");
-        let tools = builtin::all(
-            &workspace,
-            spool,
-            [],
-            Arc::new(crate::safety::sandbox::Sandbox::off()),
-            &Limits::full().tools,
-        );
-        let tools: Vec<_> = tools.iter().map(|tool| tool.spec().clone()).collect();
-        assert_eq!(tools.len(), 9);
-        let mut body = Gemini::default().head(&Setup { tools: tools.clone(), ..setup() }).to_vec();
-        body.extend_from_slice(b"]}");
-        let body: Value = serde_json::from_slice(&body).unwrap();
-        for (tool, sent) in
-            tools.iter().zip(body["tools"][0]["functionDeclarations"].as_array().unwrap())
-        {
-            assert_eq!(sent["name"], *tool.name);
-            assert_eq!(sent["parametersJsonSchema"], tool.parameters);
-            assert_eq!(sent["parametersJsonSchema"]["type"], "object");
-            assert!(
-                sent["parameters"].is_null(),
-                "the field that takes only a part of JSON Schema"
-            );
-        }
-        let marked =
-            json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"});
-        assert_eq!(schema(&marked), json!({"type": "object"}));
-    }
-
-    #[test]
-    fn words_thinking_and_calls_are_told_as_they_come() {
-        check(
-            &[
-                parts(&json!([{"text": "h", "thought": true}])),
-                parts(&json!([{"text": "m", "thought": true}])),
-                text("I "),
-                text("löök 🙂"),
-                parts(&json!([{"functionCall": {"name": "read_file", "args": {"path": "x"}}},
-                    {"functionCall": {"name": "list_files", "args": {}, "id": "own"}}])),
-                parts(&json!([{"functionCall": {"name": "f"}}])),
-                stop("STOP"),
-            ],
-            &expect![[r#"
-                reasoning "h"
-                reasoning "m"
-                = reasoning "hm" 
-                text "I "
-                text "löök 🙂"
-                = text "I löök 🙂"
-                = call r1_1 read_file {"path":"x"}
-                = call own list_files {}
-                = call r1_3 f 
-                usage 12 (8) 5
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn every_seal_goes_back_on_the_part_that_it_came_with() {
-        let came = [
-            json!({"text": "hm", "thought": true, "thoughtSignature": "s1"}),
-            json!({"text": "I look."}),
-            json!({"text": "Sealed words.", "thoughtSignature": "s2"}),
-            json!({"text": "More."}),
-            json!({"functionCall": {"id": "a", "name": "f", "args": {"x":1}}, "thoughtSignature": "s3"}),
-            json!({"functionCall": {"id": "b", "name": "f", "args": {}}}),
-            json!({"text": "", "thoughtSignature": "s4"}),
-            json!({"functionCall": {"id": "c", "name": "f", "args": {}}}),
-        ];
-        let chunks: Vec<_> =
-            came.iter().map(|part| parts(&json!([part]))).chain([stop("STOP")]).collect();
-        let segment = Gemini::default().segment(&answered(&chunks));
-        let sent: Value = serde_json::from_slice(&segment).unwrap();
-        assert_eq!(sent, json!({"role": "model", "parts": came}));
-    }
-
-    #[test]
-    fn a_seal_of_one_provider_is_not_sent_to_another() {
-        let chunks = [
-            parts(&json!([{"text": "hm", "thought": true, "thoughtSignature": "s1"},
-                {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": "s2"}])),
-            stop("STOP"),
-        ];
-        let message = answered(&chunks);
-        for wire in crate::config::endpoint::Wire::ALL {
-            let segment = super::super::for_wire(wire).segment(&message);
-            let text = std::str::from_utf8(&segment).unwrap();
-            let own = wire == crate::config::endpoint::Wire::Gemini;
-            assert_eq!(text.contains("\"s1\""), own, "{text}");
-            assert!(!text.contains("gemini/"), "{text}");
-            assert!(text.contains("r1_1"), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_emoji_cut_in_two_by_the_server_costs_neither_the_answer_nor_the_emoji() {
-        let chunk = |text: &str| {
-            format!(r#"data: {{"candidates":[{{"content":{{"parts":[{{"text":"{text}"}}]}}}}]}}"#)
-                + "\n\n"
-        };
-        let end = "data: {\"candidates\":[{\"finishReason\":\"STOP\"}]}\n\n";
-        assert_eq!(
-            decoded(&Gemini::default(), &(chunk("a \\ud83d") + &chunk("\\ude42") + end)),
-            "text \"a \"\ntext \"🙂\"\n= text \"a 🙂\"\nfinish Stop\n"
-        );
-    }
-
-    #[test]
-    fn calls_without_ids_and_with_the_same_one_are_told_apart() {
-        let same = json!({"functionCall": {"id": "x", "name": "f", "args": {}}});
-        check(
-            &[parts(&json!([same, same])), stop("STOP")],
-            &expect![[r#"
-            = call x f {}
-            = call x_2 f {}
-            usage 12 (8) 5
-            finish ToolCalls
-        "#]],
-        );
-        // A server that names not even its answers.
-        let bare = json!({"candidates": [{"content": {"parts": [
-            {"functionCall": {"name": "f", "args": null}}]}, "finishReason": "STOP"}]});
-        check(
-            &[bare],
-            &expect![[r#"
-            = call call_1 f 
-            finish ToolCalls
-        "#]],
-        );
-        check(
-            &[parts(&json!([{"functionCall": {"args": {}}}]))],
-            &expect![[r#"
-            the stream holds an event that is not what the provider documents: a tool call without a name
-        "#]],
-        );
-    }
-
-    #[test]
-    fn the_reasons_to_stop_are_told_apart() {
-        for (name, finish) in [
-            ("STOP", "Stop"),
-            ("MAX_TOKENS", "Length"),
-            ("SAFETY", "Refusal"),
-            ("RECITATION", "Refusal"),
-            ("PROHIBITED_CONTENT", "Refusal"),
-            ("OTHER", "Other"),
-            ("MISSING_THOUGHT_SIGNATURE", "Other"),
-        ] {
-            assert_eq!(
-                decoded(&Gemini::default(), &stream(&[stop(name)])),
-                format!("usage 12 (8) 5\nfinish {finish}\n")
-            );
-        }
-        let blocked = json!({"promptFeedback": {"blockReason": "SAFETY", "safetyRatings": []},
-            "usageMetadata": {"promptTokenCount": 4}});
-        assert_eq!(
-            decoded(&Gemini::default(), &stream(&[blocked])),
-            "usage 4 (0) 0\nfinish Refusal\n"
-        );
-    }
-
-    #[test]
-    fn a_call_that_the_server_threw_away_is_asked_for_again() {
-        let mut chunk = stop("MALFORMED_FUNCTION_CALL");
-        chunk["candidates"][0]["finishMessage"] = "Malformed function call: f(".into();
-        let mut decoder = Gemini::default().decoder(&Arc::default());
-        let result = decoder.event("", &chunk.to_string(), &mut Vec::new());
-        let Err(DecodeError::Reported { message, temporary: true }) = result else { panic!() };
-        assert_eq!(message, "MALFORMED_FUNCTION_CALL: Malformed function call: f(");
-    }
-
-    #[test]
-    fn a_stream_ends_well_only_if_it_says_so() {
-        check(
-            &[text("a")],
-            &expect![[r#"
-            text "a"
-            the stream ended before the answer was complete
-        "#]],
-        );
-        assert_eq!(
-            decoded(&Gemini::default(), ""),
-            "the stream ended before the answer was complete\n"
-        );
-        // What follows a reason to stop is heard all the same.
-        check(
-            &[text("a"), stop("STOP"), text("b")],
-            &expect![[r#"
-            text "a"
-            usage 12 (8) 5
-            text "b"
-            = text "ab"
-            finish Stop
-        "#]],
-        );
-    }
-
-    #[test]
-    fn errors_in_the_stream_end_it_and_say_whether_they_pass() {
-        for (code, status, passes) in
-            [(503, "UNAVAILABLE", true), (429, "RESOURCE_EXHAUSTED", true), (400, "X", false)]
-        {
-            let error = json!({"error": {"code": code, "message": "no luck", "status": status}});
-            let mut decoder = Gemini::default().decoder(&Arc::default());
-            let result = decoder.event("", &error.to_string(), &mut Vec::new());
-            let Err(DecodeError::Reported { message, temporary }) = result else { panic!() };
-            assert_eq!((&*message, temporary), ("no luck", passes));
-        }
-        assert!(decoded(&Gemini::default(), "data: {\n\n").contains("not what the provider"));
-    }
-
-    #[test]
-    fn a_crowded_server_says_in_its_error_how_long_to_wait() {
-        let error = |wait: &str| {
-            let details = json!([{"@type": "type.googleapis.com/google.rpc.QuotaFailure"},
-                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}]);
-            json!({"error": {"code": 429, "details": details}}).to_string()
-        };
-        let wait = |body: &str| Gemini::default().retry_after(body.as_bytes());
-        assert_eq!(wait(&error("34.5s")), Some(Duration::from_millis(34_500)));
-        for odd in ["34", "-1s", "s", "1e99s"] {
-            assert_eq!(wait(&error(odd)), None, "{odd}");
-        }
-        assert_eq!(wait("<html>"), None);
-    }
-
-    #[test]
-    fn fields_and_shapes_that_nobody_promised_do_no_harm() {
-        check(
-            &[
-                json!({"candidates": null, "error": null, "usageMetadata": [], "new": 1}),
-                json!({"candidates": [{"content": {"role": "model"}, "finishReason": null}]}),
-                json!({"candidates": [{"content": ["odd"]}], "responseId": 3}),
-                json!({"candidates": [{"index": 1, "content": {"parts": [{"text": "other"}]}}]}),
-                parts(
-                    &json!([{"executableCode": {"code": "1"}}, {"text": ["odd"], "thought": "x"}]),
-                ),
-                text("a"),
-                json!({"candidates": [{"finishReason": "STOP"}],
-                    "usageMetadata": {"promptTokenCount": -1, "candidatesTokenCount": 2}}),
-            ],
-            &expect![[r#"
-                text "a"
-                usage 0 (0) 2
-                = text "a"
-                finish Stop
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_whole_answer_and_a_list_of_chunks_decode_too() {
-        let whole = json!({"candidates": [{"content": {"parts": [{"text": "Hi"},
-            {"functionCall": {"name": "f", "args": {}}}]}, "finishReason": "STOP"}],
-            "responseId": "r2"});
-        let told = "text \"Hi\"\n= text \"Hi\"\n= call r2_1 f {}\nfinish ToolCalls\n";
-        for body in [whole.clone(), json!([whole])] {
-            assert_eq!(decoded(&Gemini::default(), &format!("data: {body}\n\n")), told);
-        }
-    }
-}
+mod tests;

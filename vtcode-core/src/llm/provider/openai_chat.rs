@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::arguments::{ObjectScan, as_object};
 use super::halves::Halves;
-use super::json::{self, Json, Text};
+use super::json::{self, Json, Reader, Text};
 use super::{
-    DecodeError, Decoder, Provider, appended, marked_text, name_call, render, render_onto,
-    reported, schema,
+    DecodeError, Decoder, MAX_PARTS, Provider, appended, marked_text, name_call, render,
+    render_onto, reported, schema,
 };
 use crate::config::dialect::{
     AnswerSchema, EffortField, IdForm, ModelFacts, OutputLimit, Quirks, SchemaField, Thinking,
@@ -24,7 +25,7 @@ use crate::config::dialect::{
 };
 use crate::core::memory_pool::{StringLoan, global_pool};
 use crate::llm::message::{
-    Delta, FinishReason, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, Usage,
+    Delta, FinishReason, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, ToolChoice, Usage,
 };
 
 /// The wire format, as one server and one model speak it.
@@ -70,7 +71,7 @@ impl Provider for OpenAiChat {
             reasoning: effort(EffortField::Reasoning).map(|effort| Reasoning { effort }),
             prompt_cache_key: Some(&*setup.session_id)
                 .filter(|id| self.quirks.cache_key && !id.is_empty()),
-            response_format: self.response_format(setup),
+            response_format: self.response_format(setup, setup.tools.is_empty()),
             tools: setup
                 .tools
                 .iter()
@@ -122,6 +123,40 @@ impl Provider for OpenAiChat {
 
     fn images(&self) -> ImageRules {
         super::image_rules(&self.facts)
+    }
+
+    fn choice(&self, choice: &ToolChoice, setup: &Setup) -> Map<String, Value> {
+        let schema = |format: &ResponseFormat<'_>| {
+            serde_json::to_value(format).expect("a schema is JSON that renders")
+        };
+        let told = match choice {
+            ToolChoice::Auto => return Map::new(),
+            ToolChoice::None => {
+                let mut fields = super::field("tool_choice", "none");
+                // A server that takes no schema beside tools takes one where none may be called.
+                let held = self.facts.answer_schema != AnswerSchema::WithoutTools
+                    && self.response_format(setup, false).is_none();
+                let format = held.then(|| self.response_format(setup, true)).flatten();
+                fields.extend(format.map(|format| ("response_format".to_owned(), schema(&format))));
+                return fields;
+            }
+            // What such a server does hold its model to is a schema: the call comes as words.
+            ToolChoice::Required | ToolChoice::Tool(_)
+                if !self.quirks.required && self.quirks.schema == SchemaField::JsonSchema =>
+            {
+                let calls = written::schema(&setup.tools, choice);
+                let json_schema = NamedSchema { name: "call", strict: false, schema: &calls };
+                let mut fields = super::field("tool_choice", "none");
+                let format = schema(&ResponseFormat::JsonSchema { json_schema });
+                fields.insert("response_format".to_owned(), format);
+                return fields;
+            }
+            ToolChoice::Required => "required".into(),
+            ToolChoice::Tool(name) => {
+                serde_json::json!({"type": "function", "function": {"name": name}})
+            }
+        };
+        super::field("tool_choice", told)
     }
 
     fn decoder(&self, tools: &Arc<[String]>) -> Box<dyn Decoder> {
@@ -179,13 +214,13 @@ enum ResponseFormat<'a> {
 struct NamedSchema<'a> {
     name: &'static str,
     strict: bool,
-    schema: &'a serde_json::Value,
+    schema: &'a Value,
 }
 
 impl OpenAiChat {
-    fn response_format<'a>(&self, setup: &'a Setup) -> Option<ResponseFormat<'a>> {
+    /// Returns the form in which a schema is asked for, `alone`: with no tool that could be called.
+    fn response_format<'a>(&self, setup: &'a Setup, alone: bool) -> Option<ResponseFormat<'a>> {
         let schema = setup.answer_schema.as_deref()?;
-        let alone = setup.tools.is_empty();
         let taken = match self.facts.answer_schema {
             AnswerSchema::No => false,
             AnswerSchema::WithoutTools => alone,
@@ -215,7 +250,7 @@ struct Tool<'a> {
 struct Function<'a> {
     name: &'a str,
     description: &'a str,
-    parameters: &'a serde_json::Value,
+    parameters: &'a Value,
 }
 
 #[derive(Serialize)]
@@ -348,8 +383,8 @@ impl OpenAiChat {
 struct Choice<'a> {
     index: Json<'a>,
     /// What is said; the whole answer, from a server that does not stream.
-    said: Json<'a>,
-    finish_reason: Json<'a>,
+    said: Spoken<'a>,
+    finish_reason: Text<'a>,
 }
 
 /// The fields of what is said that are heard.
@@ -357,9 +392,9 @@ struct Choice<'a> {
 struct Spoken<'a> {
     /// Words; a list of pieces from servers that say what is thinking in it.
     content: Json<'a>,
-    refusal: Json<'a>,
-    reasoning_content: Json<'a>,
-    reasoning: Json<'a>,
+    refusal: Text<'a>,
+    reasoning_content: Text<'a>,
+    reasoning: Text<'a>,
     tool_calls: Json<'a>,
 }
 
@@ -373,28 +408,36 @@ struct CallDelta<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn of(json: Json<'a>) -> Self {
-        let mut choice = Self::default();
-        json.fields(|key, value| match key {
-            "index" => choice.index = value,
-            "delta" if !value.is_none() => choice.said = value,
-            "message" if choice.said.is_none() => choice.said = value,
-            "finish_reason" => choice.finish_reason = value,
+    #[inline]
+    fn read(reader: &mut Reader<'a>) -> Self {
+        let (mut choice, mut streamed, mut whole) = (Self::default(), false, Json::default());
+        reader.fields(&mut |key, value| match key {
+            "index" => choice.index = value.value(),
+            "delta" if value.is_object() => {
+                streamed = true;
+                choice.said = Spoken::read(value);
+            }
+            "message" => whole = value.value(),
+            "finish_reason" => choice.finish_reason = value.text(),
             _ => {}
         });
+        if !streamed && whole.is_object() {
+            choice.said = Spoken::read(&mut Reader::of(whole.raw()));
+        }
         choice
     }
 }
 
 impl<'a> Spoken<'a> {
-    fn of(json: Json<'a>) -> Self {
+    #[inline]
+    fn read(reader: &mut Reader<'a>) -> Self {
         let mut said = Self::default();
-        json.fields(|key, value| match key {
-            "content" => said.content = value,
-            "refusal" => said.refusal = value,
-            "reasoning_content" => said.reasoning_content = value,
-            "reasoning" => said.reasoning = value,
-            "tool_calls" => said.tool_calls = value,
+        reader.fields(&mut |key, value| match key {
+            "content" => said.content = value.value(),
+            "refusal" => said.refusal = value.text(),
+            "reasoning_content" => said.reasoning_content = value.text(),
+            "reasoning" => said.reasoning = value.text(),
+            "tool_calls" => said.tool_calls = value.value(),
             _ => {}
         });
         said
@@ -476,23 +519,27 @@ impl Decoder for ChatDecoder {
             return self.finish(out);
         }
         let data = &*self.halves.join(data);
-        let (mut choices, mut usage, mut error) = <(Json<'_>, Json<'_>, Json<'_>)>::default();
+        let (mut first, mut usage, mut error) =
+            <(Option<Choice<'_>>, Json<'_>, Json<'_>)>::default();
         json::event(data, |key, value| match key {
-            "choices" => choices = value,
-            "usage" => usage = value,
-            "error" => error = value,
+            // We ask for one answer; a server that sends more gets its first one heard.
+            "choices" => value.items(&mut |value| {
+                if first.is_none() {
+                    let choice = Choice::read(value);
+                    first = Some(choice).filter(|choice| choice.index.number().unwrap_or(0) == 0);
+                }
+            }),
+            "usage" => usage = value.value(),
+            "error" => error = value.value(),
             _ => {}
         })?;
         if event == "error" || !error.is_none() {
             return Err(reported::in_stream(data));
         }
-        // We ask for one answer; a server that sends more gets its first one heard.
-        let first = |choice: &Choice<'_>| choice.index.number().unwrap_or(0) == 0;
-        for choice in choices.items().map(Choice::of).filter(first) {
-            self.said(&Spoken::of(choice.said), out);
-            let reason = choice.finish_reason.text();
-            if !reason.is_empty() {
-                self.finish = Some(finish_reason(&reason.said()));
+        if let Some(choice) = first {
+            self.said(&choice.said, out)?;
+            if !choice.finish_reason.is_empty() {
+                self.finish = Some(finish_reason(&choice.finish_reason.said()));
                 if self.has_calls() {
                     // The calls can start now; usage and the closing event are still to come.
                     self.settle(out)?;
@@ -527,21 +574,24 @@ fn finish_reason(name: &str) -> FinishReason {
 }
 
 impl ChatDecoder {
-    fn said(&mut self, said: &Spoken<'_>, out: &mut Vec<Delta>) {
+    fn said(&mut self, said: &Spoken<'_>, out: &mut Vec<Delta>) -> Result<(), DecodeError> {
         // Servers that name both fields repeat the same words in them.
-        let reasoning = said.reasoning_content.text();
-        self.think(if reasoning.is_empty() { said.reasoning.text() } else { reasoning }, out);
+        let reasoning = said.reasoning_content;
+        self.think(if reasoning.is_empty() { said.reasoning } else { reasoning }, out);
         self.speak(said.content.text(), out);
         for piece in said.content.items() {
             self.piece(piece, out);
         }
-        let refusal = said.refusal.text();
-        self.refused |= !refusal.is_empty();
-        self.speak(refusal, out);
+        self.refused |= !said.refusal.is_empty();
+        self.speak(said.refusal, out);
         for call in said.tool_calls.items() {
             self.call(&CallDelta::of(call));
+            if self.slots.len() > MAX_PARTS {
+                return Err(super::too_many_parts());
+            }
         }
         self.give(out);
+        Ok(())
     }
 
     /// Takes a piece of a content that is a list, as Mistral's thinking models send it.
@@ -749,527 +799,4 @@ impl ChatDecoder {
 }
 
 #[cfg(test)]
-#[allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
-mod tests {
-    use expect_test::{Expect, expect};
-
-    use super::super::tests::{body, decoded, messages, setup};
-    use super::*;
-
-    /// Checks what a stream of these chunks says.
-    #[track_caller]
-    fn check(chunks: &[&str], expected: &Expect) {
-        let stream = format!("data: {}\n\n", chunks.join("\n\ndata: "));
-        expected.assert_eq(&decoded(&OpenAiChat::default(), &stream));
-    }
-
-    /// A chunk with this delta.
-    fn delta(delta: &str) -> String {
-        format!(
-            r#"{{"id":"c","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}],"usage":null}}"#
-        )
-    }
-
-    /// A chunk with these tool call fragments.
-    fn calls(calls: &str) -> String {
-        delta(&format!(r#"{{"tool_calls":[{calls}]}}"#))
-    }
-
-    fn stop(reason: &str) -> String {
-        format!(r#"{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"{reason}"}}]}}"#)
-    }
-
-    #[test]
-    fn ids_and_thinking_go_back_as_the_server_takes_them() {
-        let parts = vec![
-            Part::Reasoning { text: "hm".to_owned(), signature: None, redacted: false },
-            Part::ToolCall(ToolCall {
-                id: "call_1".to_owned(),
-                name: "f".to_owned(),
-                arguments: "{}".to_owned(),
-            }),
-        ];
-        let past = Message::Assistant { parts };
-        let answer = ToolAnswer {
-            call_id: "call_1".to_owned(),
-            name: "f".to_owned(),
-            text: "ok".to_owned(),
-            is_error: false,
-        };
-        let sent = |url: &str| {
-            let provider = super::super::of(&crate::config::endpoint::Endpoint::new(
-                crate::config::endpoint::Wire::OpenAiChat,
-                url,
-                "m",
-            ));
-            let answer = Message::Tool { results: vec![answer.clone()] };
-            [provider.segment(&past), provider.segment(&answer)]
-                .map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap())
-        };
-        let [call, _] = sent("https://api.deepseek.com/v1");
-        assert_eq!(call["reasoning_content"], "hm");
-        let [call, _] = sent("http://localhost:11434/v1");
-        assert_eq!(call["reasoning"], "hm");
-        let [call, answer] = sent("http://h/v1");
-        assert!(call.get("reasoning").is_none() && call.get("reasoning_content").is_none());
-        assert_eq!(
-            (&call["tool_calls"][0]["id"], &answer["tool_call_id"]),
-            (&"call_1".into(), &"call_1".into())
-        );
-        let [call, answer] = sent("https://api.mistral.ai/v1");
-        let id = call["tool_calls"][0]["id"].as_str().unwrap();
-        assert!(id.len() == 9 && id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
-        assert_eq!(answer["tool_call_id"], id);
-    }
-
-    #[test]
-    fn a_content_of_pieces_is_heard() {
-        check(
-            &[
-                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"h"}]}]}}]}"#,
-                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"m"}]}]}}]}"#,
-                r#"{"choices":[{"delta":{"content":[{"type":"text","text":"So."}]}}]}"#,
-                &stop("stop"),
-                "[DONE]",
-            ],
-            &expect![[r#"
-                reasoning "h"
-                reasoning "m"
-                = reasoning "hm" 
-                text "So."
-                = text "So."
-                finish Stop
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_request_is_rendered_as_the_wire_wants_it() {
-        let head = OpenAiChat::default().head(&setup());
-        let segments: Vec<_> =
-            messages().iter().map(|m| OpenAiChat::default().segment(m)).collect();
-        let body = body(&OpenAiChat::default(), &head, &segments);
-        serde_json::from_str::<serde_json::Value>(&body).unwrap();
-        expect![[r#"
-            {"model":"m","stream":true,"stream_options":{"include_usage":true},"tools":[{"type":"function","function":{"name":"read_file","description":"Reads","parameters":{"type":"object"}}}],"messages":[
-            {"role":"system","content":"Be \"good\"."},
-            {"role":"user","content":"fix\nit"},
-            {"role":"assistant","content":"I look.","tool_calls":[{"id":"a","type":"function","function":{"name":"read_file","arguments":"{\"path\": \"x\"}"}},{"id":"b","type":"function","function":{"name":"read_file","arguments":"{\"_raw\":\"{\\\"path\\\":\"}"}},{"id":"c","type":"function","function":{"name":"read_file","arguments":"{}"}}]},
-            {"role":"tool","tool_call_id":"a","content":"one"},
-            {"role":"tool","tool_call_id":"b","content":"error: no JSON"},
-            {"role":"tool","tool_call_id":"c","content":"Error: no path"},
-            {"role":"tool","tool_call_id":"d","content":""},
-            {"role":"user","content":"go on"}]}"#]].assert_eq(&body.replace("{\"role\"", "\n{\"role\""));
-    }
-
-    #[test]
-    fn without_system_prompt_and_tools_neither_is_sent() {
-        let bare = Setup { system: String::new(), tools: Vec::new(), ..setup() };
-        let head = OpenAiChat::default().head(&bare);
-        let hello = OpenAiChat::default().segment(&Message::user("hi"));
-        assert_eq!(
-            body(&OpenAiChat::default(), &head, &[hello]),
-            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"hi"}]}"#
-        );
-    }
-
-    #[test]
-    fn the_key_stands_in_one_header() {
-        assert!(
-            OpenAiChat::default()
-                .headers(Some("k"))
-                .contains(&("authorization", "Bearer k".to_owned()))
-        );
-        assert!(
-            !OpenAiChat::default().headers(None).iter().any(|(name, _)| *name == "authorization")
-        );
-        assert_eq!(OpenAiChat::default().url("http://h/v1", "m"), "http://h/v1/chat/completions");
-    }
-
-    #[test]
-    fn words_thinking_and_usage_are_told_as_they_come() {
-        check(
-            &[
-                &delta(r#"{"role":"assistant","content":"","reasoning_content":null}"#),
-                &delta(r#"{"reasoning_content":"h","reasoning":"h"}"#),
-                &delta(r#"{"reasoning":"m"}"#),
-                &delta(r#"{"content":"Gr\u00fc\u00df "}"#),
-                &delta(r#"{"content":"Gott 🙂","reasoning":{"odd":1}}"#),
-                &stop("stop"),
-                r#"{"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":3,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":8,"audio_tokens":0}}}"#,
-                "[DONE]",
-            ],
-            &expect![[r#"
-                reasoning "h"
-                reasoning "m"
-                = reasoning "hm" 
-                text "Grüß "
-                text "Gott 🙂"
-                usage 12 (8) 3
-                = text "Grüß Gott 🙂"
-                finish Stop
-            "#]],
-        );
-    }
-
-    #[test]
-    fn an_emoji_cut_in_two_by_the_server_costs_neither_the_answer_nor_the_emoji() {
-        check(
-            &[
-                &delta(r#"{"content":"a \ud83d"}"#),
-                &delta(r#"{"content":"\ude42"}"#),
-                &calls(
-                    r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\":\"\ud83d"}}"#,
-                ),
-                &calls(r#"{"index":0,"function":{"arguments":"\ude42\"}"}}"#),
-                &stop("tool_calls"),
-            ],
-            &expect![[r#"
-                text "a "
-                text "🙂"
-                = text "a 🙂"
-                = call a f {"x":"🙂"}
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn odd_counts_and_indices_do_not_cost_the_answer() {
-        check(
-            &[
-                r#"{"choices":[{"index":"0","delta":{"content":"hi"}}],"usage":"none yet"}"#,
-                &calls(r#"{"index":"0","id":"a","function":{"name":"f","arguments":"{\"x\":"}}"#),
-                &calls(r#"{"index":"0","function":{"arguments":"1}"}}"#),
-                &stop("tool_calls"),
-                r#"{"choices":[],"usage":{"prompt_tokens":-1,"completion_tokens":3,"prompt_tokens_details":[]}}"#,
-                r#"{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2.5}}"#,
-            ],
-            &expect![[r#"
-                text "hi"
-                = text "hi"
-                = call a f {"x":1}
-                usage 0 (0) 3
-                usage 7 (0) 0
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_call_is_told_the_moment_its_object_closes() {
-        check(
-            &[
-                &delta(r#"{"role":"assistant","content":"I look."}"#),
-                &calls(
-                    r#"{"index":0,"id":"a","type":"function","function":{"name":"read_file","arguments":""}}"#,
-                ),
-                &calls(r#"{"index":0,"function":{"arguments":"{\"path\":\"}"}}"#),
-                &calls(r#"{"index":0,"function":{"arguments":"\"}"}}"#),
-                // A mark between the call and the end shows that the call was not held back.
-                r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#,
-                &stop("tool_calls"),
-                "[DONE]",
-            ],
-            &expect![[r#"
-                text "I look."
-                = text "I look."
-                = call a read_file {"path":"}"}
-                usage 1 (0) 1
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn interleaved_calls_come_in_the_order_in_which_they_began() {
-        check(
-            &[
-                &calls(
-                    r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\":"}},{"index":1,"id":"b","function":{"name":"g","arguments":"{"}}"#,
-                ),
-                &calls(r#"{"index":1,"function":{"arguments":"}"}}"#),
-                &calls(r#"{"index":2,"id":"c","function":{"name":"h","arguments":""}}"#),
-                &calls(r#"{"index":0,"function":{"arguments":"1}\n"}}"#),
-                &stop("tool_calls"),
-            ],
-            &expect![[r#"
-                = call a f {"x":1}
-                = call b g {}
-                = call c h 
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn what_compatible_servers_get_wrong_still_gives_each_call_once() {
-        // No index, whole calls, the same id twice, and a plain `stop`.
-        check(
-            &[
-                &calls(r#"{"id":"a","function":{"name":"f","arguments":"{}"}}"#),
-                &calls(r#"{"id":"a","function":{"name":"f","arguments":"{\"x\":1}"}}"#),
-                &stop("stop"),
-                "[DONE]",
-            ],
-            &expect![[r#"
-                = call a f {}
-                = call a_2 f {"x":1}
-                finish ToolCalls
-            "#]],
-        );
-        // Index 0 for each of two calls, without arguments, then with an object.
-        check(
-            &[
-                &calls(r#"{"index":0,"id":"a","function":{"name":"f"}}"#),
-                &calls(r#"{"index":0,"id":"b","function":{"name":"f","arguments":{"x":1}}}"#),
-                &stop("tool_calls"),
-            ],
-            &expect![[r#"
-                = call a f 
-                = call b f {"x":1}
-                finish ToolCalls
-            "#]],
-        );
-        // Id and name on every chunk; and neither index nor id on later chunks.
-        check(
-            &[
-                &calls(r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\""}}"#),
-                &calls(r#"{"index":0,"id":"a","function":{"name":"f","arguments":":1}"}}"#),
-                &calls(r#"{"index":0,"id":"a","function":{"name":"f","arguments":""}}"#),
-                &calls(r#"{"id":"b","function":{"name":"g","arguments":"{"}}"#),
-                &calls(r#"{"function":{"arguments":"}"}}"#),
-                &stop("function_call"),
-            ],
-            &expect![[r#"
-                = call a f {"x":1}
-                = call b g {}
-                finish ToolCalls
-            "#]],
-        );
-        // No ids and no indices at all.
-        check(
-            &[
-                &calls(
-                    r#"{"function":{"name":"f","arguments":"{}"}},{"function":{"name":"f","arguments":"{}"}}"#,
-                ),
-                &calls(r#"{"function":{"name":"g","arguments":null}}"#),
-                &stop(""),
-                "[DONE]",
-            ],
-            &expect![[r#"
-                = call call_1 f {}
-                = call call_2 f {}
-                = call call_3 g 
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn text_around_calls_keeps_its_place() {
-        check(
-            &[
-                &delta(r#"{"content":"a"}"#),
-                &calls(r#"{"index":0,"id":"x","function":{"name":"f","arguments":"{"}}"#),
-                &delta(r#"{"content":"b"}"#),
-                &calls(r#"{"index":0,"function":{"arguments":"}"}}"#),
-                &stop("tool_calls"),
-            ],
-            &expect![[r#"
-                text "a"
-                = text "a"
-                text "b"
-                = call x f {}
-                = text "b"
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn broken_arguments_are_told_as_they_are() {
-        check(
-            &[
-                &calls(
-                    r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\": oops"}}"#,
-                ),
-                &calls(r#"{"index":1,"id":"b","function":{"name":"f","arguments":"[1]"}}"#),
-                &stop("tool_calls"),
-            ],
-            &expect![[r#"
-                = call a f {"x": oops
-                = call b f [1]
-                finish ToolCalls
-            "#]],
-        );
-        check(
-            &[&calls(r#"{"index":0,"id":"a","function":{"arguments":"{}"}}"#), &stop("tool_calls")],
-            &expect![[r#"
-                the stream holds an event that is not what the provider documents: a tool call without a name
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_call_cut_off_before_its_arguments_is_not_one_without() {
-        check(
-            &[
-                &calls(r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{\"x\":\"lo"}}"#),
-                &calls(r#"{"index":1,"id":"b","function":{"name":"f","arguments":""}}"#),
-                &stop("length"),
-            ],
-            &expect![[r#"
-                = call a f {"x":"lo
-                finish Length
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_stream_ends_well_only_if_it_says_so() {
-        let early = "the stream ended before the answer was complete\n";
-        let text = delta(r#"{"content":"a"}"#);
-        check(
-            &[&text, &stop("stop")],
-            &expect![[r#"
-            text "a"
-            = text "a"
-            finish Stop
-        "#]],
-        );
-        check(
-            &[&text, "[DONE]"],
-            &expect![[r#"
-            text "a"
-            = text "a"
-            finish Stop
-        "#]],
-        );
-        check(
-            &[&text],
-            &expect![[r#"
-            text "a"
-            the stream ended before the answer was complete
-        "#]],
-        );
-        assert_eq!(decoded(&OpenAiChat::default(), ""), early);
-        assert_eq!(decoded(&OpenAiChat::default(), "data: [DONE]\n\n"), early);
-        assert_eq!(decoded(&OpenAiChat::default(), ": only a comment\n\n"), early);
-        assert_eq!(
-            decoded(&OpenAiChat::default(), &format!("data: {}\n", stop("stop"))),
-            early,
-            "without its blank line an event is none"
-        );
-    }
-
-    #[test]
-    fn refusals_filters_and_unknown_ends_are_told() {
-        check(
-            &[&delta(r#"{"refusal":"I cannot."}"#), &stop("stop"), "[DONE]"],
-            &expect![[r#"
-            text "I cannot."
-            = text "I cannot."
-            finish Refusal
-        "#]],
-        );
-        check(
-            &[&stop("content_filter")],
-            &expect![[r#"
-            finish Refusal
-        "#]],
-        );
-        check(
-            &[&stop("load")],
-            &expect![[r#"
-            finish Other
-        "#]],
-        );
-    }
-
-    #[test]
-    fn errors_in_the_stream_end_it() {
-        check(
-            &[
-                &delta(r#"{"content":"a"}"#),
-                r#"{"error":{"message":"busy","code":429}}"#,
-                &stop("stop"),
-            ],
-            &expect![[r#"
-                text "a"
-                the provider reported an error in the stream: busy
-            "#]],
-        );
-        assert_eq!(
-            decoded(&OpenAiChat::default(), "event: error\ndata: {\"message\":\"gone\"}\n\n"),
-            "the provider reported an error in the stream: gone\n"
-        );
-        check(
-            &["{\"choices\":[{"],
-            &expect![[r#"
-            the stream holds an event that is not what the provider documents: EOF while parsing an object at line 1 column 13: {"choices":[{
-        "#]],
-        );
-    }
-
-    #[test]
-    fn fields_and_shapes_that_nobody_promised_do_no_harm() {
-        check(
-            &[
-                r#"{"choices":null,"system_fingerprint":"x","new":{"a":[1]}}"#,
-                r#"{"choices":[{"delta":null,"finish_reason":null}]}"#,
-                r#"{"choices":[{"delta":{"content":["odd"],"tool_calls":null}}]}"#,
-                r#"{"choices":[{"index":1,"delta":{"content":"another answer"}}]}"#,
-                r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":null}}"#,
-                "[DONE]",
-                "after the end",
-            ],
-            &expect![[r#"
-                text "a"
-                = text "a"
-                finish Stop
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_whole_answer_decodes_as_one_chunk() {
-        check(
-            &[
-                r#"{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Hi","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
-            ],
-            &expect![[r#"
-                text "Hi"
-                = text "Hi"
-                = call a f {}
-                usage 1 (0) 2
-                finish ToolCalls
-            "#]],
-        );
-    }
-
-    #[test]
-    fn a_call_written_as_text_counts_if_no_native_one_came() {
-        let text =
-            delta(r#"{"content":"```json\n{\"name\": \"read_file\", \"arguments\": {}}\n```"}"#);
-        check(
-            &[&text, &stop("stop"), "[DONE]"],
-            &expect![[r#"
-            text "```json\n{\"name\": \"read_file\", \"arguments\": {}}\n```"
-            = text "```json\n{\"name\": \"read_file\", \"arguments\": {}}\n```"
-            = call call_1 read_file {}
-            finish ToolCalls
-        "#]],
-        );
-        let native = calls(r#"{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}"#);
-        check(
-            &[&text, &native, &stop("stop")],
-            &expect![[r#"
-            text "```json\n{\"name\": \"read_file\", \"arguments\": {}}\n```"
-            = text "```json\n{\"name\": \"read_file\", \"arguments\": {}}\n```"
-            = call a f {}
-            finish ToolCalls
-        "#]],
-        );
-    }
-}
+mod tests;

@@ -144,6 +144,35 @@ impl SseParser {
     }
 }
 
+/// How an answer comes. What arrives decides, and not what was announced: servers announce their
+/// events as text, as JSON or as nothing at all, and a whole answer as events.
+#[derive(Debug)]
+pub enum Framing {
+    /// Nothing but white space came.
+    Unknown,
+    /// Events.
+    Events(SseParser),
+    /// The server does not stream; all of its answer.
+    Whole(Vec<u8>),
+}
+
+impl Framing {
+    /// Looks at bytes that are about to be taken, and returns those that are: white space before an
+    /// answer is no part of it, in whatever pieces it comes.
+    pub fn begin<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        if !matches!(self, Self::Unknown) {
+            return bytes;
+        }
+        let bytes = bytes.trim_ascii_start();
+        match bytes.first() {
+            Some(b'{' | b'[') => *self = Self::Whole(Vec::new()),
+            Some(_) => *self = Self::Events(SseParser::new()),
+            None => {}
+        }
+        bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::super::phase::{Failure, FailureKind, Input, Stop};
 use super::Run;
+use super::rendering::framed;
 use super::stream::next_event;
 use crate::core::conversation::RequestBody;
 use crate::core::event::EventKind;
-use crate::llm::message::{Message, Usage};
+use crate::llm::message::{Message, ToolChoice, Usage};
 use crate::llm::optimized_client::StreamEvent;
 
 impl Run<'_> {
@@ -30,6 +31,7 @@ impl Run<'_> {
         if self.stopped || !self.make_room().await {
             return;
         }
+        self.choice = std::mem::take(&mut self.next_choice);
         let Some(body_bytes) = self.send().await else { return };
         self.turns += 1;
         let prefix = self.tell_prefix();
@@ -83,6 +85,10 @@ impl Run<'_> {
         );
         if let EventKind::AnswerSentBack { text } = self.tell(EventKind::AnswerSentBack { text }) {
             self.append(&Message::user(text));
+            // Not where that would cost more than a needless call: the conversation read anew.
+            if self.provider.choice_keeps_cache() {
+                self.next_choice = ToolChoice::None;
+            }
         }
     }
 
@@ -102,7 +108,10 @@ impl Run<'_> {
     async fn send(&mut self) -> Option<usize> {
         self.drain().await;
         let (provider, conversation) = (self.provider, &self.conversation);
-        let body = self.meter.time(|work| &mut work.render, || provider.frame(conversation));
+        let (engine, choice) = (self.engine, &self.choice);
+        let body = self
+            .meter
+            .time(|work| &mut work.render, || framed(provider, conversation, choice, engine));
         self.send_body(body)
     }
 

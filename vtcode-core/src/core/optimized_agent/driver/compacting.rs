@@ -163,7 +163,7 @@ impl Run<'_> {
     }
 
     pub(super) fn frame(&self) -> RequestBody {
-        self.provider.frame(&self.conversation)
+        rendering::framed(self.provider, &self.conversation, &self.choice, self.engine)
     }
 
     fn changed_paths(&self) -> Vec<String> {

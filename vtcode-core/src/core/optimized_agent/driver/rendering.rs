@@ -6,9 +6,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::core::conversation::Conversation;
+use super::super::{AnswerSchema, OptimizedAgentEngine};
+use crate::core::conversation::{Conversation, RequestBody};
 use crate::core::journal::load_images;
-use crate::llm::message::{Images, Message};
+use crate::llm::message::{Images, Message, Setup, ToolChoice};
 use crate::llm::provider::Provider;
 
 /// Returns a message as the wire sends it, and the images in it.
@@ -37,4 +38,21 @@ pub(super) fn push(
     let (segment, images) = rendered(provider, &message);
     conversation.push_with(&segment, images);
     gone
+}
+
+/// Returns the request that a conversation makes; where the model is told whether to call a tool,
+/// that stands behind it.
+pub(super) fn framed(
+    provider: &dyn Provider,
+    conversation: &Conversation,
+    choice: &ToolChoice,
+    engine: &OptimizedAgentEngine,
+) -> RequestBody {
+    if *choice == ToolChoice::Auto {
+        return provider.frame(conversation);
+    }
+    let answer_schema = engine.answer_schema.as_ref().map(AnswerSchema::schema);
+    let tools = engine.pipeline.registry().specs();
+    let setup = Setup { tools, answer_schema, ..Setup::default() };
+    provider.frame_choosing(conversation, choice, &setup)
 }

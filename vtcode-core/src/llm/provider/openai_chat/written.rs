@@ -2,7 +2,10 @@
 //! Takes the text of an answer, gives the calls it holds: in the tags and fences in which models
 //! write them, as its last lines, or as the whole text. Never finds a tool that was not offered.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use crate::llm::message::ToolChoice;
+use crate::tools::tool::ToolSpec;
 
 mod python;
 
@@ -28,6 +31,24 @@ pub(super) fn calls(text: &str, tools: &[String]) -> Vec<Call> {
     let found = if found.is_empty() { all(&fenced(said), tools) } else { found };
     let found = if found.is_empty() { block(said, tools) } else { found };
     if found.is_empty() { block(last_lines(said), tools) } else { found }
+}
+
+/// Returns the schema of a call that is written as JSON: of the tool chosen, or of any.
+pub(super) fn schema(tools: &[ToolSpec], choice: &ToolChoice) -> Value {
+    let chosen = |tool: &&ToolSpec| match choice {
+        ToolChoice::Tool(name) => tool.name == *name,
+        _ => true,
+    };
+    let call = |tool: &ToolSpec| {
+        json!({
+            "type": "object",
+            "properties": {"name": {"const": tool.name}, "arguments": tool.parameters},
+            "required": ["name", "arguments"],
+            "additionalProperties": false,
+        })
+    };
+    let calls: Vec<_> = tools.iter().filter(chosen).map(call).collect();
+    json!({ "anyOf": calls })
 }
 
 fn all(blocks: &[&str], tools: &[String]) -> Vec<Call> {
