@@ -175,10 +175,13 @@ fn repaired(request: &Request) -> bool {
     let body = request.json();
     let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let results = messages.iter().filter(|message| message["role"] == "tool");
-    let results: Vec<_> = results.filter_map(|message| message["content"].as_str()).collect();
+    // What stands behind a result unasked is no part of it.
+    let own = |text: &str| text.split("\n[vtcode attached, unasked: ").next().map(str::to_owned);
+    let results: Vec<String> =
+        results.filter_map(|message| own(message["content"].as_str()?)).collect();
     let passed = |text: &str| text.contains("test result: ok") && text.ends_with("[exit code 0]");
     // In the order of the recording: search, test, read, edit, test, edit, test.
-    let [_, before, _, first, _, second, after] = results[..] else { return false };
+    let [_, before, _, first, _, second, after] = &results[..] else { return false };
     let edited = |text: &str| text.starts_with("edited ");
     !passed(before) && edited(first) && edited(second) && passed(after)
 }

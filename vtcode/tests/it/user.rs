@@ -109,6 +109,10 @@ impl User {
             .env("CARGO_HOME", home.join("cargo"))
             .env("LC_ALL", "C.UTF-8")
             .kill_on_drop(true);
+        // The whole suite can be run with files attached to results: docs/replay.md.
+        if let Some(tokens) = std::env::var_os("VTCODE_SUITE_ATTACHED_TOKENS") {
+            command.env("VTCODE_MAX_ATTACHED_TOKENS", tokens).env("VTCODE_SECOND_TOKENS", "20000");
+        }
         Program { command, stdin: None }
     }
 
@@ -346,10 +350,14 @@ impl Ran {
     }
 }
 
-/// Returns the results of tool calls in a request, in order, on either wire.
+/// Returns the results of tool calls in a request, in order, on either wire, without what stands
+/// behind them unasked.
 pub(crate) fn results(request: &Request) -> Vec<String> {
     let body = request.json();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let text = |value: &Value| {
+        let text = value.as_str().unwrap_or_default();
+        text.split("\n[vtcode attached, unasked: ").next().unwrap_or_default().to_owned()
+    };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut results = Vec::new();
     for message in list(&body["messages"]) {
