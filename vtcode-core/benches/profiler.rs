@@ -3,7 +3,7 @@
 //! their 95 % interval. Asserts no time.
 //!
 //! Instructions: `valgrind --tool=callgrind` on this program with `--bench records` runs the records
-//! alone, 1,000 of each side.
+//! alone, 1,000 of each side. `--bench profiler -- proof` tries the comparison itself on real times.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -14,7 +14,9 @@ use serde_json::json;
 use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::limits::Limits;
 use vtcode_core::core::optimized_agent::OptimizedAgentEngine;
-use vtcode_core::core::performance_profiler::baseline::{compare_pairs, median};
+use vtcode_core::core::performance_profiler::baseline::{
+    ALARM_CONFIDENCE, Verdict, compare_pairs, median,
+};
 use vtcode_core::core::performance_profiler::turns::Waited;
 use vtcode_core::core::performance_profiler::{PerformanceProfiler, Profile, Recorder};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
@@ -74,6 +76,8 @@ const TURNS: usize = 20;
 async fn session(folder: &Path, measured: bool) -> f64 {
     let mut limits = Limits::full();
     limits.agent.measured = measured;
+    limits.client.measured = measured;
+    limits.tools.measured = measured;
     let read = |n: usize| call("read_file", json!({"path": "a.txt", "start": n + 1}));
     let replies = (0..TURNS).map(read).chain([say("Done.")]).collect();
     let model = ScriptedModel::start(replies).await;
@@ -102,6 +106,32 @@ async fn session(folder: &Path, measured: bool) -> f64 {
     own.sum::<Duration>().as_secs_f64() * 1e6 / (TURNS + 1) as f64
 }
 
+/// Some work of the processor's, in nanoseconds; `rounds` is how much.
+fn work(rounds: u64) -> f64 {
+    let began = Instant::now();
+    let mut sum = 0u64;
+    for n in 0..rounds {
+        sum = black_box(sum.rotate_left(5) ^ n);
+    }
+    black_box(sum);
+    began.elapsed().as_nanos() as f64
+}
+
+/// Tries the comparison on real times of this machine, as busy as it is: the same against itself,
+/// and against itself with 1 % and 100 % more to do, in turns.
+fn proof() {
+    const ROUNDS: u64 = 20_000;
+    let slower = |pairs: usize, more: u64| {
+        let pairs: Vec<_> = (0..pairs).map(|_| (work(ROUNDS), work(ROUNDS + more))).collect();
+        let found = compare_pairs(&pairs, ALARM_CONFIDENCE).expect("there are enough");
+        found.verdict(0.0) == Verdict::Slower
+    };
+    let count = |times: usize, pairs, more| (0..times).filter(|_| slower(pairs, more)).count();
+    println!("real times, the same in turns: {} false alarms in 200", count(200, 200, 0));
+    println!("  1 % more to do: found in {} of 10", count(10, 500, ROUNDS / 100));
+    println!("  twice as much: found in {} of 10", count(10, 20, ROUNDS));
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     // `cargo test --benches` builds and starts this, too: that it starts is all it wants to know.
@@ -112,6 +142,10 @@ fn main() {
         let profiler = PerformanceProfiler::new();
         let recorder = profiler.begin("bench").expect("it is the first");
         record(&recorder, &Mutex::new(Vec::with_capacity(1000)), 1000);
+        return;
+    }
+    if args.iter().any(|arg| arg == "proof") {
+        proof();
         return;
     }
     records();

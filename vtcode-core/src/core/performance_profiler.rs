@@ -16,6 +16,8 @@ pub mod history;
 mod monitor;
 mod report;
 pub mod requests;
+#[cfg(test)]
+mod scenes;
 pub mod turns;
 
 pub use benchmarks::{
@@ -393,8 +395,8 @@ fn show(d: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::scenes::{ended, finished, prompt, sent, started};
     use super::*;
-    use crate::llm::message::{FinishReason, Usage};
 
     fn profile(events: impl IntoIterator<Item = (u64, EventKind)>) -> Profile {
         let mut profile = Profile::default();
@@ -404,38 +406,8 @@ mod tests {
         profile
     }
 
-    fn prompt() -> EventKind {
-        EventKind::PromptStarted { text: String::new(), images: Vec::new() }
-    }
-
-    fn sent(turn: u32) -> EventKind {
-        EventKind::RequestSent { turn, body_bytes: 0, prefix: None }
-    }
-
-    fn ended() -> EventKind {
-        EventKind::ResponseEnded { finish: FinishReason::Stop, usage: Usage::default() }
-    }
-
-    fn finished() -> EventKind {
-        EventKind::PromptFinished { usage: Usage::default() }
-    }
-
-    fn started(id: &str) -> EventKind {
-        let (name, arguments) = (String::new(), String::new());
-        EventKind::ToolStarted { call_id: id.to_owned(), name, arguments }
-    }
-
     fn done(id: &str, ran_ms: u64) -> EventKind {
-        EventKind::ToolFinished {
-            call_id: id.to_owned(),
-            name: String::new(),
-            text: String::new(),
-            is_error: false,
-            class: None,
-            detail: Detail::Plain,
-            waited: Duration::ZERO,
-            ran: Duration::from_millis(ran_ms),
-        }
+        scenes::done(id, 0, ran_ms)
     }
 
     #[test]

@@ -245,6 +245,28 @@ mod tests {
         assert!(compare(&a, &b, 0.95).unwrap().spans_one(), "two medians alone cannot tell");
     }
 
+    /// Pairs of simulated times, the second `scale` times the first; the machine drifts under both.
+    fn in_turns(seed: u64, count: usize, scale: f64) -> Vec<(f64, f64)> {
+        let (first, second) = (times(2 * seed + 1, count, 1.0), times(2 * seed + 2, count, scale));
+        first.into_iter().zip(second).collect()
+    }
+
+    #[test]
+    fn sides_taken_in_turns_raise_no_false_alarm_and_three_percent_is_found() {
+        let slower = |seed: u64, count, scale| {
+            let found = compare_pairs(&in_turns(seed, count, scale), ALARM_CONFIDENCE);
+            found.unwrap().verdict(0.0) == Verdict::Slower
+        };
+        let alarms = (0..200).filter(|seed| slower(*seed, 64, 1.0)).count();
+        assert!(alarms <= 2, "{alarms} of 200");
+        // Single times spread by 10 %: to see 3 % takes a thousand of them. What is less is for the
+        // gate, which counts.
+        let found = (0..10).filter(|seed| slower(1000 + seed, 1024, 1.03)).count();
+        assert!(found >= 9, "3 % found in {found} of 10");
+        let twice = (0..10).filter(|seed| slower(2000 + seed, 16, 2.0)).count();
+        assert_eq!(twice, 10);
+    }
+
     #[test]
     fn what_is_no_sample_is_not_compared() {
         let good = [1.0, 2.0, 3.0, 4.0, 5.0];

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
+use super::super::scenes::{done, ended, finished, prompt, sent, started};
 use super::*;
-use crate::llm::message::{FinishReason, Usage};
-use crate::tools::tool::Detail;
+use crate::llm::message::Usage;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -14,40 +14,6 @@ fn turns(events: impl IntoIterator<Item = (u64, EventKind)>) -> Turns {
         turns.take(&Event { at: ms(at), kind });
     }
     turns
-}
-
-fn prompt() -> EventKind {
-    EventKind::PromptStarted { text: String::new(), images: Vec::new() }
-}
-
-fn sent(turn: u32) -> EventKind {
-    EventKind::RequestSent { turn, body_bytes: 0, prefix: None }
-}
-
-fn ended() -> EventKind {
-    EventKind::ResponseEnded { finish: FinishReason::Stop, usage: Usage::default() }
-}
-
-fn finished() -> EventKind {
-    EventKind::PromptFinished { usage: Usage::default() }
-}
-
-fn started(tool: &str) -> EventKind {
-    let (call_id, name) = (tool.to_owned(), tool.to_owned());
-    EventKind::ToolStarted { call_id, name, arguments: String::new() }
-}
-
-fn done(tool: &str, waited: u64, ran: u64) -> EventKind {
-    EventKind::ToolFinished {
-        call_id: tool.to_owned(),
-        name: tool.to_owned(),
-        text: String::new(),
-        is_error: false,
-        class: None,
-        detail: Detail::Plain,
-        waited: ms(waited),
-        ran: ms(ran),
-    }
 }
 
 fn only(turns: &Turns) -> &TurnProfile {
