@@ -479,6 +479,55 @@ fn a_summary_takes_the_place_of_what_came_before_whatever_becomes_of_it() {
     assert_eq!(compacted(vec![part("so"), broke]), Action::Compact(None));
 }
 
+#[test]
+fn what_attempts_and_a_summary_used_counts_whatever_became_of_them() {
+    let limits = limits(usize::MAX);
+    let tokens = |input_tokens| Usage { input_tokens, ..Usage::default() };
+    let spent = |input_tokens| Input::Spent(tokens(input_tokens));
+    let used = |input_tokens| Input::AnswerEnded {
+        finish: FinishReason::Stop,
+        usage: tokens(input_tokens),
+        verdict: Verdict::Free,
+    };
+    let total = |inputs: Vec<Input>| {
+        let (_, actions) = run(&limits, inputs);
+        let Some(Action::Finish { usage, .. }) = actions.last() else { panic!("{actions:?}") };
+        usage.input_tokens
+    };
+    // An attempt, one at the summary, the summary, the answer.
+    let summed_up = vec![spent(1), Input::Overfull, spent(10), used(100), part("so"), used(1000)];
+    assert_eq!(total(summed_up), 1111);
+    let broke = Input::AnswerBroke(failure(FailureKind::Unavailable));
+    assert_eq!(total(vec![Input::Overfull, spent(10), broke, part("so"), used(1000)]), 1010);
+    // What is known only when the prompt ends already.
+    let stop = Input::Stop(Stop::Interrupted);
+    let done = Input::CallDone(0, result("a"));
+    assert_eq!(total(vec![asked("a"), stop, spent(1), done]), 1);
+}
+
+#[test]
+fn the_user_is_told_of_what_was_cut_off_or_broke() {
+    let limits = limits(usize::MAX);
+    let warns = |inputs: Vec<Input>, of: &str| {
+        let (_, actions) = run(&limits, inputs);
+        actions.iter().any(|action| matches!(action, Action::Warn(text) if text.contains(of)))
+    };
+    assert!(warns(vec![asked("a"), ended(FinishReason::Length)], "output limit"));
+    assert!(!warns(vec![asked("a"), ended(FinishReason::ToolCalls)], ""));
+    let broke = || Input::AnswerBroke(failure(FailureKind::Unavailable));
+    assert!(warns(vec![asked("a"), broke()], "broke off"));
+    assert!(warns(vec![Input::Overfull, broke()], "could not be summed up"));
+}
+
+#[test]
+fn an_answer_that_has_begun_is_not_given_up_for_a_summary() {
+    for begun in [part("words"), asked("a")] {
+        let (phase, actions) = run(&limits(usize::MAX), [begun, Input::Overfull]);
+        assert!(matches!(phase, Phase::Asking(..)));
+        assert!(!actions.contains(&Action::SumUp));
+    }
+}
+
 /// Steps through inputs and returns the phase and all actions.
 fn run(limits: &AgentLimits, inputs: impl IntoIterator<Item = Input>) -> (Phase, Vec<Action>) {
     let (mut phase, mut all) = (Phase::Idle, Vec::new());
