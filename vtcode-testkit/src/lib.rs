@@ -28,6 +28,8 @@ mod http;
 mod model;
 mod reply;
 mod response;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 mod workspace;
 
@@ -35,5 +37,7 @@ pub use allocations::{Allocations, Counting};
 pub use model::{Request, ScriptedModel};
 pub use reply::{Fault, Reply, Usage, call, fail, raw_call, say, think};
 pub use response::Chunking;
+#[cfg(feature = "tls")]
+pub use tls::TlsServer;
 pub use wire::Wire;
 pub use workspace::TempWorkspace;

@@ -1,8 +1,8 @@
 //! The client's figures on loopback, each with what it is held against, in turns and in one run:
-//! what it adds to a request, calls at the same time, connections, and the rate limits of several
-//! processes. Asserts no time: a figure is read, not obeyed.
+//! what it adds to a request, calls at the same time, connections, a second request for late answers,
+//! and the rate limits of several processes. Asserts no time: a figure is read, not obeyed.
 //!
-//! `cargo bench -p vtcode-core --bench client -- [overhead|together|connections|limits]…`
+//! `cargo bench -p vtcode-core --bench client -- [overhead|together|connections|tail|limits]…`
 
 use std::io::Read as _;
 use std::path::Path;
@@ -19,14 +19,12 @@ use vtcode_core::config::endpoint::{Endpoint, Wire};
 use vtcode_core::config::limits::{ClientLimits, Limits, RateLimits};
 use vtcode_core::llm::LLMRequest;
 use vtcode_core::llm::message::Outcome;
-use vtcode_core::llm::optimized_client::OptimizedLLMClient;
-use vtcode_testkit::{Fault, ScriptedModel, fail, say};
+use vtcode_core::llm::optimized_client::{OptimizedLLMClient, StreamEvent};
+use vtcode_testkit::{Fault, ScriptedModel, TlsServer, fail, say};
 
 mod distance;
-mod tls;
 
 use distance::distance;
-use tls::TlsServer;
 
 /// Names the part that a process of this bench plays when it is not the one that measures.
 const ROLE: &str = "VTCODE_BENCH_ROLE";
@@ -57,6 +55,9 @@ async fn measure() {
     }
     if runs("connections") {
         connections().await;
+    }
+    if runs("tail") {
+        tail().await;
     }
     if runs("limits") {
         limits().await;
@@ -322,6 +323,61 @@ async fn connections() {
             "ms",
         );
     }
+}
+
+/// Asks, and returns how long the answer took to begin.
+async fn first_byte(client: &OptimizedLLMClient) -> Duration {
+    let began = Instant::now();
+    let mut took = None;
+    let mut stream = client.stream(&question());
+    while let Some(event) = stream.next().await {
+        if let StreamEvent::FirstByte = event.expect("the model answers") {
+            took = Some(began.elapsed());
+        }
+    }
+    took.expect("it began")
+}
+
+/// A model of which two answers of a hundred begin twenty times as late as the others, asked in turns
+/// by a client that asks a second time for what is late and by one that does not.
+async fn tail() {
+    const REQUESTS: usize = 1500;
+    const USUAL: Duration = Duration::from_millis(10);
+    let asked = AtomicUsize::new(1);
+    let model = ScriptedModel::start_with(move |_, _| {
+        // The same row of numbers in each run (Knuth's constant), spread evenly over 0 to 99.
+        let nth = asked.fetch_add(1, Ordering::Relaxed);
+        let dice = (nth.wrapping_mul(2_654_435_761) >> 8) % 100;
+        let usual = USUAL.mul_f64(1.0 + dice as f64 / 500.0);
+        say(WORDS).delay(if dice < 2 { USUAL * 20 } else { usual })
+    })
+    .await;
+    let hedging = client(&model.openai_url(), |limits| limits.hedge_budget = 0.05);
+    let plain = client(&model.openai_url(), |_| {});
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for _ in 0..REQUESTS {
+        times[0].push(first_byte(&hedging).await);
+        times[1].push(first_byte(&plain).await);
+    }
+    for times in &mut times {
+        times.sort_unstable();
+    }
+    for percent in [50, 99] {
+        let [ours, other] = [0, 1].map(|at| percentile(&times[at], percent) / 1e3);
+        println!(
+            "{:<58} {:>22}   asked once {other:.2} ms, {:+.1} %",
+            format!("{REQUESTS} answers of which 2 % are 20 x late, p{percent}"),
+            format!("{ours:.2} ms"),
+            100.0 * (ours / other - 1.0),
+        );
+    }
+    let metrics = hedging.get_metrics().await;
+    println!(
+        "{:<58} {:>22}   {} of them began first",
+        "  requests sent twice",
+        format!("{:.1} %", 100.0 * metrics.hedges as f64 / REQUESTS as f64),
+        metrics.hedges_won,
+    );
 }
 
 /// Agents of one process that ask as fast as they may, until the time is over.

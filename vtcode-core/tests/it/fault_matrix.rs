@@ -25,13 +25,7 @@ use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::tools::async_pipeline::AsyncToolPipeline;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_core::tools::tool::{CallContext, Effect, Tool, ToolFuture, ToolOutput, ToolSpec};
-use vtcode_testkit::{Fault, Reply, Request, ScriptedModel, call, say};
-
-#[path = "../../benches/client/tls.rs"]
-#[expect(dead_code, reason = "only the bench has somebody trust the certificate")]
-mod tls;
-
-use tls::TlsServer;
+use vtcode_testkit::{Fault, Reply, Request, ScriptedModel, TlsServer, call, say};
 
 /// What a session may need besides its clocks, on a machine that has much else to do.
 const GUARD: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use vtcode_testkit::{ScriptedModel, call, say};
+use vtcode_testkit::{ScriptedModel, TlsServer, call, say};
 
 use crate::user::{PROVIDERS, User, soon};
 
@@ -72,6 +72,25 @@ async fn a_proxy_is_used_but_not_for_whom_it_is_not_meant() {
     exec().env("NO_PROXY", "model.invalid").run().await.exits(3);
     assert!(asked.try_recv().is_err(), "it is not for this one");
     server.abort();
+}
+
+#[tokio::test]
+async fn a_server_of_a_private_authority_is_trusted_by_either_of_two_ways_and_not_without() {
+    let model = ScriptedModel::start_with(|_, _| say("Fine.")).await;
+    let server = TlsServer::start(model.address()).await;
+    let user = User::new();
+    let trusted = user.home.path().join("authority.pem");
+    std::fs::write(&trusted, &server.pem).unwrap();
+    let url = format!("https://localhost:{}/v1", server.address.port());
+    let exec = || user.vtcode(["exec", "--base-url", &url, "-m", "m", "hi"]);
+
+    exec().run().await.exits(3).says("client.ca_file or SSL_CERT_FILE");
+    assert!(model.requests().is_empty(), "nothing was said to a stranger");
+
+    exec().env("SSL_CERT_FILE", &trusted).run().await.exits(0).prints("Fine.\n");
+    user.configure(&format!("client.ca_file = {:?}", trusted.display().to_string()));
+    exec().run().await.exits(0).prints("Fine.\n");
+    assert_eq!(model.requests().len(), 2);
 }
 
 #[tokio::test]

@@ -177,3 +177,24 @@ async fn a_request_that_told_too_much_cannot_be_joined_any_more() {
     let (first, second) = tokio::join!(hear(first), hear(second));
     assert_eq!((first.words.as_str(), second.words.as_str()), ("two", WHOLE));
 }
+
+#[tokio::test]
+async fn words_that_come_together_are_told_together() {
+    let word = |text: &str| {
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+    };
+    let together = chunk(&(0..50).map(|_| word("a ")).collect::<String>());
+    let server = Server::start([vec![stream_head(), together, finish(), stream_end()]]).await;
+    let (told, error) = events(&server.client()).await;
+    assert_eq!(error, None);
+    let said: Vec<_> = told
+        .iter()
+        .filter_map(|event| match event {
+            StreamEvent::Delta(Delta::Text(text)) => Some(text.len()),
+            _ => None,
+        })
+        .collect();
+    // However the socket cuts what was written at once, it is not an event for each word.
+    assert_eq!(said.iter().sum::<usize>(), 100);
+    assert!(said.len() < 10, "{said:?}");
+}

@@ -1,6 +1,6 @@
 //! A server's side of TLS on loopback, with a certificate made on the spot that vouches for itself:
 //! connections come in encrypted and go on in the clear to another port. Counts both.
-//! Tests may include this file: whoever is not told of the certificate must not talk to it.
+//! Whoever is not told of the certificate must not talk to it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,15 +13,17 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// The server. It runs as long as its runtime.
-pub(crate) struct TlsServer {
-    pub(crate) address: SocketAddr,
+/// A server that speaks TLS and hands everything on. It runs as long as its runtime.
+#[derive(Debug)]
+pub struct TlsServer {
+    /// Where it listens.
+    pub address: SocketAddr,
     /// The certificate, as a file of trusted ones holds it.
-    pub(crate) pem: String,
+    pub pem: String,
     counts: Arc<Counts>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     connections: AtomicUsize,
     handshakes: AtomicUsize,
@@ -29,7 +31,7 @@ struct Counts {
 
 impl TlsServer {
     /// Starts a server that hands everything on to `inner`.
-    pub(crate) async fn start(inner: SocketAddr) -> Self {
+    pub async fn start(inner: SocketAddr) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (certificate, key) = self_signed();
         let pem = pem(&certificate);
@@ -62,7 +64,7 @@ impl TlsServer {
     }
 
     /// Returns how many connections came, and how many of them shook hands.
-    pub(crate) fn counts(&self) -> (usize, usize) {
+    pub fn counts(&self) -> (usize, usize) {
         let read = |count: &AtomicUsize| count.load(Ordering::SeqCst);
         (read(&self.counts.connections), read(&self.counts.handshakes))
     }
