@@ -58,6 +58,9 @@ pub(crate) struct Session {
     pub(crate) reload: Option<Reload>,
 }
 
+/// The file of a session in which it keeps what its model has seen of each file.
+const SEEN: &str = "seen.json";
+
 /// How a run tells what happens.
 #[derive(Debug)]
 pub(crate) enum Reporting {
@@ -358,6 +361,7 @@ async fn go_on(
     // The journal's lock is held: nobody else works on this session.
     preimages.sweep();
     let workspace = workspace(&header.cwd, &header.add_dirs, &journal.spool_dir(), &preimages)?;
+    workspace.versions().load(&journal.dir().join(SEEN));
     let sandbox = setup::sandbox(&workspace, &settings, env)?;
     let registry = setup::registry(&workspace, journal.spool_dir(), sandbox, &settings, env)?;
     let check = setup::check(&workspace, &registry, &settings, env);
@@ -507,6 +511,7 @@ pub(crate) async fn work(
         answer_schema,
         reload,
     } = session;
+    let seen = journal.dir().join(SEEN);
     let endpoint = client.endpoint()?;
     let reread =
         reload.and_then(|reload| reread::before_turns(reload, endpoint, &workspace, &registry));
@@ -574,6 +579,9 @@ pub(crate) async fn work(
     drop((engine, pipeline));
     kept.after_command();
     tell(&kept);
+    if let Err(error) = workspace.versions().save(&seen) {
+        note(&format!("what was read is not kept for when the session goes on: {error}"));
+    }
     entry.status = match &result {
         Ok(AgentOutcome { end: Some(End::Done(_)), .. }) => SessionStatus::Done,
         Ok(AgentOutcome { end: Some(End::Interrupted), .. }) | Err(_) => SessionStatus::Interrupted,

@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Stat;
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What tells one state of a file from another without reading it.
 // One type for all numbers, because the system's differ from call to call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {
     device: i64,
     inode: i64,

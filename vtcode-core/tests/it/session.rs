@@ -78,6 +78,8 @@ pub(crate) struct Session {
     pub(crate) sessions: Sessions,
     pub(crate) state: TempDir,
     pub(crate) events: Arc<Mutex<Vec<Event>>>,
+    /// The folder as the last run opened it.
+    opened: Mutex<Option<Arc<Workspace>>>,
     /// Of the last run's pipeline.
     pub(crate) metrics: Mutex<Option<PipelineMetrics>>,
     wire: Wire,
@@ -103,6 +105,7 @@ impl Session {
                 .with_window(limits.agent.history_window_bytes as u64),
             state,
             events: Arc::default(),
+            opened: Mutex::default(),
             metrics: Mutex::default(),
             wire,
             limits,
@@ -186,8 +189,14 @@ impl Session {
         self.state.path().join("sessions").join(ID).join("journal.jsonl")
     }
 
+    fn seen_path(&self) -> PathBuf {
+        self.journal_path().with_file_name("seen.json")
+    }
+
     pub(crate) fn registry(&self) -> Arc<OptimizedToolRegistry> {
         let workspace = Arc::new(Workspace::open(self.workspace.path()).unwrap());
+        workspace.versions().load(&self.seen_path());
+        *self.opened.lock().unwrap() = Some(Arc::clone(&workspace));
         let spool_dir = self.state.path().join("sessions").join(ID).join("spool");
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut tools = builtin::all(
@@ -291,6 +300,9 @@ impl Session {
         engine.close_input();
         let outcome = within(engine.start()).await.unwrap();
         within(pipeline.shutdown()).await;
+        if let Some(workspace) = &*self.opened.lock().unwrap() {
+            workspace.versions().save(&self.seen_path()).unwrap();
+        }
         *self.metrics.lock().unwrap() = Some(pipeline.get_metrics().await);
         self.check();
         outcome
