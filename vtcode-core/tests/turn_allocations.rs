@@ -149,5 +149,5 @@ fn a_steady_turn_with_one_small_call_allocates_little() {
     // 60 are aimed at. Of what is above, 13 are the library's boxes round a connector with a layer,
     // which it clones for each request; the client has one to open connections ahead. The bound
     // keeps it from growing unseen.
-    assert!(ours <= 68.0, "{ours} allocations a turn");
+    assert!(ours <= 70.0, "{ours} allocations a turn");
 }

@@ -175,6 +175,19 @@ proptest! {
     }
 }
 
+#[tokio::test]
+async fn what_was_read_before_a_session_stopped_may_be_replaced_when_it_goes_on() {
+    let replies = vec![
+        call("read_file", json!({"path": "a.txt"})),
+        say("Read."),
+        call("write_file", json!({"path": "a.txt", "content": "new\n"})),
+    ];
+    let whole = sent(Wire::OpenAiChat, full(), replies.clone(), &[&["one", "two"]]).await;
+    let parts = sent(Wire::OpenAiChat, full(), replies, &[&["one"], &["two"]]).await;
+    whole.compare(&parts).unwrap();
+    assert!(parts.files.contains(&("a.txt".to_owned(), b"new\n".to_vec())), "{:?}", parts.files);
+}
+
 /// Returns a session that holds these records and has a model that is ready to go on.
 async fn killed(wire: Wire, records: &[u8]) -> Session {
     let session = Session::new(wire, small(), vec![say("Going on.")]).await;

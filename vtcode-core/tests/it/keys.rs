@@ -40,6 +40,30 @@ const PROOFS: &[(&str, &str)] = &[
         "vtcode/tests/it/context.rs the_window_of_a_session_is_shown_and_what_leaves_it_first",
     ),
     (
+        "context.folder_instructions_kb",
+        "vtcode-core/tests/it/instructions.rs they_are_bounded_in_bytes_and_may_be_turned_off",
+    ),
+    (
+        "check.command",
+        "vtcode/tests/it/checks.rs a_check_that_was_asked_for_is_run_or_the_user_is_told_why_not",
+    ),
+    (
+        "check.detect",
+        "vtcode-core/tests/it/checks.rs a_crate_is_checked_by_cargo_where_it_calls_for_it",
+    ),
+    (
+        "check.run_cpu_s",
+        "vtcode-core/tests/it/checks.rs a_check_that_outgrows_its_bounds_is_ended_and_once_all_is_used_none_is_run",
+    ),
+    (
+        "check.cpu_s",
+        "vtcode-core/src/tools/builtin/run_command/check/tests.rs a_check_ends_once_it_used_its_share_of_the_processor_and_so_do_its_children",
+    ),
+    (
+        "check.wall_s",
+        "vtcode-core/tests/it/checks.rs a_check_that_outgrows_its_bounds_is_ended_and_once_all_is_used_none_is_run",
+    ),
+    (
         "context.compact_at_percent",
         "vtcode-core/src/core/optimized_agent/compact/tests.rs the_bounds_follow_from_the_window",
     ),
@@ -73,7 +97,10 @@ const PROOFS: &[(&str, &str)] = &[
         "sandbox.max_file_mb",
         "vtcode-core/tests/it/sandbox.rs a_fork_bomb_and_a_huge_file_are_bounded",
     ),
-    ("permissions.approval", "vtcode-core/src/safety/permissions/tests.rs settings"),
+    (
+        "permissions.approval",
+        "vtcode-core/src/safety/permissions/tests.rs approval_and_sandbox_decide_what_an_ask_becomes",
+    ),
     ("permissions.allow", "vtcode/tests/it/policy.rs a_command_is_judged_and_not_run"),
     ("permissions.ask", "vtcode/tests/it/policy.rs a_command_is_judged_and_not_run"),
     (
@@ -115,7 +142,10 @@ const PROOFS: &[(&str, &str)] = &[
         "vtcode-core/src/llm/optimized_client/tests.rs silence_before_the_first_byte_and_in_the_middle_runs_out",
     ),
     ("client.silence_notice_s", "vtcode/tests/it/client.rs a_wait_that_lasts_is_told"),
-    ("client.hedge_budget", "vtcode-core/src/llm/optimized_client/tests/hedge.rs practised"),
+    (
+        "client.hedge_budget",
+        "vtcode-core/src/llm/optimized_client/tests/hedge.rs nothing_is_sent_twice_without_a_budget_or_where_it_would_cost_much",
+    ),
     (
         "client.allow_http",
         "vtcode/tests/it/client.rs plain_http_to_another_machine_needs_the_users_word",

@@ -210,7 +210,10 @@ async fn a_work_of_the_users_between_two_turns_is_not_lost_by_undoing_all() {
     let user = files();
     session(&user, vec![edit("src/a.rs", "one", "eins")]).await;
     user.folder.write("src/a.rs", "eins\nmy own line\n");
-    let model = ScriptedModel::start(vec![edit("src/a.rs", "eins", "uno"), say("Done.")]).await;
+    // What the model knows of the file is older than what the user wrote.
+    let read = call("read_file", json!({"path": "src/a.rs"}));
+    let again = || edit("src/a.rs", "eins", "uno");
+    let model = ScriptedModel::start(vec![again(), read, again(), say("Done.")]).await;
     let url = model.openai_url();
     user.vtcode(["resume", "--last", "--base-url", &url, "go"]).run().await.exits(0);
     user.vtcode(["undo", "--all"]).run().await.exits(1).says("somebody else changed it");
