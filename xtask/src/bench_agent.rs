@@ -112,6 +112,8 @@ struct Readings {
     answers: Vec<Run>,
     /// The same on the Anthropic wire.
     anthropic: Vec<Run>,
+    /// S4: a prompt, an answer of 40 kB in 10,000 deltas.
+    long_answers: Vec<Run>,
     /// S1: twenty turns of one command.
     turns: Vec<Run>,
     /// The same, watched: its times are not used.
@@ -145,6 +147,8 @@ fn measure(agent: &Agent, other: Option<&Agent>, runs: usize) -> anyhow::Result<
             readings.floor.extend(run::floor(&turns)?);
             keep("S1", &mut readings.turns, run::once(agent, &turns, false).await);
             keep("S3", &mut readings.answers, run::once(agent, &answer, false).await);
+            let run = run::once(agent, &Script::long_answer(), false).await;
+            keep("S4", &mut readings.long_answers, run);
             if let Some(other) = other {
                 let run = run::once(other, &answer, false).await;
                 keep("S3 (anthropic)", &mut readings.anthropic, run);

@@ -54,7 +54,16 @@ const OVER_FLOOR_MS: f64 = 1.0;
 
 impl Report {
     pub(super) fn new(machine: Machine, agent: String, readings: &Readings) -> Self {
-        let Readings { answers, anthropic, turns, watched, parallel, floor, failures } = readings;
+        let Readings {
+            answers,
+            anthropic,
+            long_answers,
+            turns,
+            watched,
+            parallel,
+            floor,
+            failures,
+        } = readings;
         let floor = Samples::new(floor.iter().copied().map(ms));
         let gaps = || Samples::new(turns.iter().flat_map(|run| &run.gaps).copied().map(ms));
         let over_floor = floor
@@ -66,6 +75,11 @@ impl Report {
             row("S3", "CPU of the whole run", MS, of(answers, |run| ms(run.cpu))).at_most(20.0),
             row("S3", "wall time", MS, of(answers, |run| ms(run.wall))),
         ];
+        rows.extend([
+            row("S4", "CPU of the whole run", MS, of(long_answers, |run| ms(run.cpu)))
+                .at_most(40.0),
+            row("S4", "wall time", MS, of(long_answers, |run| ms(run.wall))),
+        ]);
         if !anthropic.is_empty() {
             rows.extend([
                 row(

@@ -1,4 +1,4 @@
-//! The three scripts: a workspace, the turns that the model asks for and its answer; and the proof
+//! The four scripts: a workspace, the turns that the model asks for and its answer; and the proof
 //! that an agent did what it was asked, read from what it sent back.
 //! Never trusts an exit code that an agent reports; what a command prints is known beforehand.
 
@@ -13,6 +13,8 @@ use vtcode_testkit::{Reply, Request, TempWorkspace, call, say};
 
 /// What the model says last, and the agent has to print.
 const ANSWER: &str = "The bench is done";
+/// What it says before that in a long answer, once for each delta.
+const WORD: &str = "abc ";
 const FILES: usize = 50;
 const LINES: usize = 12;
 /// Every so many files there is something to find.
@@ -23,6 +25,8 @@ const NEEDLES: usize = 10;
 pub(super) struct Script {
     pub(super) prompt: &'static str,
     pub(super) turns: Vec<Vec<Step>>,
+    /// How many words come before the answer, each in a delta of its own.
+    pub(super) words: usize,
 }
 
 /// A command line and what it prints, in pieces that look the same however an agent quotes them.
@@ -37,7 +41,12 @@ pub(super) struct Step {
 impl Script {
     /// S3: the model answers at once.
     pub(super) fn answer() -> Self {
-        Self { prompt: "Say that the bench is done.", turns: Vec::new() }
+        Self { prompt: "Say that the bench is done.", turns: Vec::new(), words: 0 }
+    }
+
+    /// S4: the model answers at once, with 40 kB in 10,000 deltas.
+    pub(super) fn long_answer() -> Self {
+        Self { words: 10_000, ..Self::answer() }
     }
 
     /// S1: twenty turns of one short command each.
@@ -48,13 +57,14 @@ impl Script {
             _ => Step::ls(),
         };
         let turns = (0..20).map(|turn| vec![step(turn)]).collect();
-        Self { prompt: "Look round in src, then say that the bench is done.", turns }
+        Self { prompt: "Look round in src, then say that the bench is done.", turns, words: 0 }
     }
 
     /// S2: ten turns of four commands that wait.
     pub(super) fn parallel() -> Self {
         let turn = vec![Step::sleep(); 4];
-        Self { prompt: "Wait, then say that the bench is done.", turns: vec![turn; 10] }
+        let turns = vec![turn; 10];
+        Self { prompt: "Wait, then say that the bench is done.", turns, words: 0 }
     }
 
     /// Returns what answers the model's requests, each in its turn. Requests without tools are an
@@ -70,7 +80,10 @@ impl Script {
                 return say("Bench");
             }
             let turn = next.fetch_add(1, Ordering::Relaxed);
-            let Some(steps) = self.turns.get(turn) else { return say(ANSWER) };
+            let Some(steps) = self.turns.get(turn) else {
+                let words = std::iter::repeat_n(say(WORD), self.words);
+                return words.chain([say(ANSWER)]).fold(Reply::default(), Reply::and);
+            };
             steps.iter().enumerate().fold(Reply::default(), |reply, (index, step)| {
                 let mut arguments = Map::new();
                 arguments.insert(field.clone(), Value::from(step.line.as_str()));
@@ -104,7 +117,8 @@ impl Script {
         }
         let (asked, wanted) = (turns.len(), self.turns.len() + 1);
         ensure!(asked == wanted, "the agent made {asked} requests with tools, not {wanted}");
-        ensure!(printed.contains(ANSWER), "the agent did not print the model's answer");
+        let answer = WORD.repeat(self.words) + ANSWER;
+        ensure!(printed.contains(&answer), "the agent did not print the model's answer");
         Ok(turns)
     }
 }
