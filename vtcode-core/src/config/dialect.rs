@@ -57,6 +57,8 @@ impl fmt::Display for Effort {
 impl FromStr for Effort {
     type Err = ();
 
+    /// Returns the effort that a word stands for. Fails for any other than those of
+    /// [`Effort::WORDS`].
     fn from_str(word: &str) -> Result<Self, Self::Err> {
         [Self::Minimal, Self::Low, Self::Medium, Self::High]
             .into_iter()
@@ -102,7 +104,7 @@ pub enum Thinking {
     Adaptive,
     /// By a number of tokens.
     Budget {
-        /// The least that it takes, other than none at all.
+        /// The least that it takes, other than none at all, in tokens.
         least: u32,
         /// Whether it can do without any.
         optional: bool,
@@ -131,7 +133,8 @@ pub enum AnswerSchema {
 pub struct Quirks {
     /// The field that bounds an answer.
     pub output_limit: OutputLimit,
-    /// Cuts an answer off early unless it is told otherwise.
+    /// Cuts an answer off early unless it is told otherwise: those that are known, at 1024 to 4096
+    /// tokens.
     pub low_bound: bool,
     /// Takes `stream_options`; the others report usage unasked, or refuse the field.
     pub stream_options: bool,

@@ -61,6 +61,8 @@ pub struct UnknownProvider(pub String);
 impl FromStr for Wire {
     type Err = UnknownProvider;
 
+    /// Returns the wire format of a name. Fails where none has it, also for the name of a server
+    /// that is known.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let known = Self::ALL.into_iter().find(|wire| wire.as_str() == name);
         known.ok_or_else(|| UnknownProvider(name.to_owned()))
@@ -96,7 +98,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns an endpoint without a key; what is known of its server holds.
+    /// Returns an endpoint without a key; what is known of its server holds. The base URL is taken
+    /// as it is.
     pub fn new(wire: Wire, base_url: impl Into<String>, model: impl Into<String>) -> Self {
         let base_url = base_url.into();
         let quirks = known::at(&base_url).map_or_else(Quirks::default, |known| known.quirks);
@@ -211,7 +214,10 @@ pub enum NoProvider {
     Nothing,
 }
 
-/// Chooses the endpoint: what is set, then the keys in the environment, then a local server.
+/// Chooses the endpoint: what is set, then the keys in the environment, then a local server. Asks
+/// none of them. Fails for a provider that nobody knows, for a base URL that is none, for a key
+/// that is missing where requests go to the provider's own address, for a header whose variable is
+/// not set, and for a server with a name where no model is chosen.
 pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
     let wire = match &settings.provider {
         Some(name) => match name.parse::<Wire>() {
@@ -250,8 +256,8 @@ pub fn choose(settings: &Settings, env: &Env) -> Result<Choice, NoProvider> {
 }
 
 /// Returns one of the endpoints to which requests go when `first` fails: `provider/model`,
-/// `provider` alone, or `/model` of the same provider. Its address and its key are its own: what was
-/// set for the first one is not meant for it.
+/// `provider` alone, or `/model` of the same provider. Its address and its key are its own: what
+/// was set for the first one is not meant for it. Fails as [`choose`] does.
 pub fn fallback(
     entry: &str,
     first: &Endpoint,

@@ -39,7 +39,7 @@ impl Env {
         own.filter(|value| !value.is_empty()).or_else(key)
     }
 
-    /// Returns all variables.
+    /// Returns all variables, without the keys out of the user's file.
     pub fn vars(&self) -> impl Iterator<Item = (&OsString, &OsString)> {
         self.vars.iter()
     }
@@ -49,7 +49,8 @@ impl Env {
         self.dir("XDG_STATE_HOME", ".local/state")
     }
 
-    /// Returns the user's configuration folder, `$XDG_CONFIG_HOME/vtcode`.
+    /// Returns the user's configuration folder, `$XDG_CONFIG_HOME/vtcode`; none without a home
+    /// folder.
     pub fn config_dir(&self) -> Option<PathBuf> {
         self.dir("XDG_CONFIG_HOME", ".config")
     }

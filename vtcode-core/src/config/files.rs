@@ -34,7 +34,9 @@ pub enum SettingsError {
 }
 
 /// Returns the settings that hold in a folder, which must be canonical. `command_line` has key,
-/// value and option of each setting that was made there.
+/// value and option of each setting that was made there. Fails when a file is there but cannot be
+/// read, is longer than 1 MiB or leads out of the folder, and when what was written cannot be used.
+/// Panics when the command line names a key that there is not.
 pub fn settings(
     folder: &Path,
     command_line: Vec<(&'static str, String, &'static str)>,
@@ -65,7 +67,8 @@ pub(super) fn user_file(env: &Env) -> Option<PathBuf> {
 const CREDENTIALS: &str = "credentials.toml";
 
 /// Adds the keys of the user's own file, `$XDG_CONFIG_HOME/vtcode/credentials.toml`, if there is
-/// one. One that others may read is refused.
+/// one. Fails when it cannot be read, is longer than 1 MiB, may be used by others, or holds
+/// anything but keys.
 pub fn with_credentials(env: Env) -> Result<Env, SettingsError> {
     let Some(path) = env.config_dir().map(|dir| dir.join(CREDENTIALS)) else { return Ok(env) };
     let Some((path, text)) = read(path)? else { return Ok(env) };

@@ -1124,7 +1124,9 @@ impl Settings {
         Self { optimization, ..Self::default() }
     }
 
-    /// Lays the layers over each other.
+    /// Lays the layers over each other. Fails on the first text that is no TOML, key that there is
+    /// not, value that does not fit, or key that a workspace's file may not set. Panics when the
+    /// command line names a key that there is not.
     pub fn resolve(sources: &Sources, env: &Env) -> Result<Self, ConfigError> {
         let mut settings = Self::default();
         settings.lay(sources, env)?;

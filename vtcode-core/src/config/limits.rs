@@ -51,7 +51,9 @@ pub struct AgentLimits {
     pub max_memory_bytes: u64,
     /// What of the model's window may be filled.
     pub context: ContextLimits,
-    /// Tokens of files that may be attached to a step's results before they are asked for. 0: none.
+    /// Tokens of files that may be attached to a step's results before they are asked for. 0: none,
+    /// as shipped: recorded sessions show a gain in time that costs money unless a second is worth
+    /// some thousand tokens (`docs/replay.md`).
     pub attached_tokens: u64,
     /// Bytes of folders' instructions that may be attached to the results of a step that touches a
     /// folder for the first time. 0: none.
@@ -67,9 +69,9 @@ pub struct AgentLimits {
 pub struct CheckLimits {
     /// The processor time of all checks of one run. Zero: none is run.
     pub run_cpu: Duration,
-    /// That of one check.
+    /// The processor time of one check.
     pub cpu: Duration,
-    /// How long one check may take.
+    /// The wall time that one check may take.
     pub wall: Duration,
     /// Bytes of what a check says that reach the model.
     pub result_bytes: usize,
@@ -89,7 +91,9 @@ pub struct ContextLimits {
 }
 
 impl ContextLimits {
-    /// Returns the input tokens that a request may have; none when there is no such bound.
+    /// Returns the input tokens that a request may have: `compact_at_percent` of the window, or
+    /// what the answer leaves of it if that is less, but for the answer's sake never less than
+    /// half. None when there is no such bound.
     pub fn most_tokens(&self) -> Option<u64> {
         let window = self.window_tokens.filter(|_| self.compact_at_percent > 0)?;
         let most = window / 100 * u64::from(self.compact_at_percent);
@@ -97,7 +101,8 @@ impl ContextLimits {
         Some(most.min(window.saturating_sub(self.answer_tokens).max(window / 2)))
     }
 
-    /// Returns the input tokens that compaction leaves, if there is a bound.
+    /// Returns the input tokens that compaction leaves, if there is a bound: `compact_to_percent`
+    /// of the window, at most three quarters of [`Self::most_tokens`].
     pub fn target_tokens(&self) -> Option<u64> {
         let most = self.most_tokens()?;
         let target = self.window_tokens? / 100 * u64::from(self.compact_to_percent);
@@ -175,9 +180,9 @@ pub struct PoolLimits {
     /// Values, strings among them, that are looked at in one returned JSON value. 0 keeps none of
     /// their buffers.
     pub strings_of_a_value: usize,
-    /// The largest buffer that is kept.
+    /// The bytes of the largest buffer that is kept.
     pub buffer_bytes: usize,
-    /// All that one thread keeps.
+    /// The bytes of all that one thread keeps.
     pub thread_bytes: usize,
 }
 
@@ -217,8 +222,8 @@ impl DiskLimits {
 pub struct ClientLimits {
     /// Until the connection stands.
     pub connect: Duration,
-    /// From the request sent to the first byte of the answer, at most. Once the endpoint's own
-    /// times are known, a multiple of them holds, if it is less.
+    /// From the request sent to the first byte of the answer, at most. Once twenty answers of the
+    /// endpoint came, four times what 99 of 100 of them took holds, if it is less.
     pub first_byte: Duration,
     /// The least that multiple comes to.
     pub first_byte_floor: Duration,
@@ -297,7 +302,8 @@ pub struct RateLimits {
 }
 
 impl RateLimits {
-    /// Adds a limit in requests a second; the lower one holds, and 0 is none.
+    /// Adds a limit in requests a second, rounded up to whole requests a minute; the lower one
+    /// holds, and 0 is none.
     pub fn add_requests_per_second(&mut self, rps: f64) {
         if rps > 0.0 {
             let per_minute = Duration::try_from_secs_f64((rps * 60.0).ceil());

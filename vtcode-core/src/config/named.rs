@@ -70,7 +70,7 @@ fn quoted(text: &str) -> String {
 pub struct OwnProvider {
     /// How to talk to it.
     pub wire: Wire,
-    /// Where it is reached.
+    /// Where it is reached, as written; that it is a URL is checked where it is chosen.
     pub base_url: String,
     /// The variable that holds its key; none: it needs none.
     pub key_env: Option<String>,

@@ -223,7 +223,7 @@ impl OptimizationConfig {
         Self::of_variables(&Env::of_process())
     }
 
-    /// Does the same with the variables that are given.
+    /// Returns the configuration as these variables say, in the same way.
     pub fn of_variables(env: &Env) -> Self {
         let (mut settings, mut faults) = (Settings::default(), Vec::new());
         let preset = KEYS.iter().filter(|key| key.name == "preset");
@@ -237,15 +237,18 @@ impl OptimizationConfig {
         Self::read(settings, faults)
     }
 
-    /// Returns the configuration that a `vtcode.toml` says; its other keys must be right, too.
+    /// Returns the configuration that a `vtcode.toml` with this text says; its other keys must be
+    /// right, too. Fails when the text is no TOML, names a key that there is not, or gives one a
+    /// value that does not fit it.
     pub fn from_toml_str(text: &str) -> Result<Self, ConfigError> {
         let user_file = Some((PathBuf::from("vtcode.toml"), text.to_owned()));
         let sources = Sources { user_file, ..Sources::default() };
         Ok(Self::read(Settings::resolve(&sources, &Env::default())?, Vec::new()))
     }
 
-    /// Checks every value against its range. The error names the key, the value, what would fit
-    /// and the place that the value came from.
+    /// Checks every value against its range. Fails on the first that does not fit, those that the
+    /// environment gave before all others. The error names the key, the value, what would fit and
+    /// the place that the value came from.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if let Some(fault) = self.origins.faults.first() {
             return Err(fault.clone());

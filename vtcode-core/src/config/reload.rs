@@ -69,7 +69,7 @@ pub struct Change {
 }
 
 impl Reload {
-    /// Reads the settings that hold in a folder, as [`files::settings`] does.
+    /// Reads the settings that hold in a folder, and fails and panics, as [`files::settings`] does.
     pub fn begin(
         folder: &Path,
         command_line: Vec<(&'static str, String, &'static str)>,
@@ -106,7 +106,8 @@ impl Reload {
     }
 
     /// Looks at the file; none while it is what it was. `settle` finishes what is to hold, or says
-    /// why it cannot.
+    /// why it cannot: then all stays as it was, as for a file that cannot be read or used, and the
+    /// change says why.
     pub fn look(
         &mut self,
         settle: impl FnOnce(&mut Settings) -> Result<(), String>,

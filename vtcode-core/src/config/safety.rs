@@ -123,6 +123,8 @@ impl fmt::Display for SandboxMode {
 impl FromStr for SandboxMode {
     type Err = NoSuchWord;
 
+    /// Returns the mode that a word stands for. Fails for any other than those of
+    /// [`SandboxMode::WORDS`].
     fn from_str(word: &str) -> Result<Self, NoSuchWord> {
         let modes = [Self::ReadOnly, Self::WorkspaceWrite, Self::Off];
         modes.into_iter().find(|mode| mode.to_string() == word).ok_or(NoSuchWord(Self::WORDS))
@@ -142,6 +144,8 @@ impl fmt::Display for Approval {
 impl FromStr for Approval {
     type Err = NoSuchWord;
 
+    /// Returns the approval that a word stands for. Fails for any other than those of
+    /// [`Approval::WORDS`].
     fn from_str(word: &str) -> Result<Self, NoSuchWord> {
         let all = [Self::Never, Self::OnRequest, Self::Untrusted];
         all.into_iter().find(|approval| approval.to_string() == word).ok_or(NoSuchWord(Self::WORDS))

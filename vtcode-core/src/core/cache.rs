@@ -120,7 +120,7 @@ impl<V: Clone> Cache<V> {
 }
 
 impl<V: Clone> Cache<V> {
-    /// Returns the bytes of all that is kept.
+    /// Returns the bytes of all that is kept; a small value counts as an even share of the room.
     pub fn kept_bytes(&self) -> u64 {
         self.kept.as_ref().map_or(0, quick_cache::sync::Cache::weight)
     }

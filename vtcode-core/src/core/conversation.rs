@@ -47,7 +47,7 @@ pub struct Conversation {
 pub struct Insert {
     /// The message in which they stand, of those in memory.
     pub message: usize,
-    /// How far from its end.
+    /// How far from its end, in bytes: at most as many as the message has there.
     pub from_end: usize,
     /// The bytes.
     pub bytes: &'static [u8],
@@ -134,8 +134,8 @@ impl Conversation {
         self.window_bytes
     }
 
-    /// Returns the messages in memory as they are sent, each with the comma before it: in order, and empty
-    /// where nothing of one can be sent.
+    /// Returns the messages in memory as they are sent, each with the comma before it: in order,
+    /// and empty where nothing of one can be sent.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }

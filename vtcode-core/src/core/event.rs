@@ -48,7 +48,7 @@ pub struct SessionHeader {
 /// Names what a request began with, so that a later one can be held against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefix {
-    /// The messages.
+    /// How many messages it held.
     pub messages: usize,
     /// A hash of where it went: wire, address and model.
     pub endpoint: ShortHash,
@@ -208,9 +208,9 @@ pub struct AttachedFile {
     /// The first and the last line shown; none: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<(u32, u32)>,
-    /// The tokens it took, about.
+    /// The tokens it took, about: the text shown at 4 bytes each.
     pub tokens: u64,
-    /// How likely it seemed that it would be asked for.
+    /// How likely it seemed that it would be asked for, from 0 to 1.
     pub probability: f32,
 }
 
@@ -295,7 +295,7 @@ pub enum EventKind {
     RequestSent {
         /// Counts the requests of this prompt, from 1. 0: it asks for a summary.
         turn: u32,
-        /// The size of its body.
+        /// The size of its body, in bytes.
         body_bytes: usize,
         /// What it begins with; older journals do not tell.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -303,7 +303,7 @@ pub enum EventKind {
     },
     /// The model is asked to sum up what came before, because the next request would not fit.
     Compacting {
-        /// What that request would have.
+        /// The input tokens that it would have had, about.
         input_tokens: u64,
     },
     /// Older messages left the model's window; [`EventKind::ViewChanged`] follows.
@@ -344,8 +344,8 @@ pub enum EventKind {
         /// Why the last one failed.
         cause: String,
     },
-    /// A request goes to another endpoint than the one before it: that one failed, or it is its turn
-    /// again.
+    /// A request goes to another endpoint than the one before it: that one failed, or it is its
+    /// turn again.
     EndpointChanged {
         /// The attempt that follows, from 1.
         attempt: u32,
@@ -438,10 +438,10 @@ pub enum EventKind {
         class: Option<ErrorClass>,
         /// What it did.
         detail: Detail,
-        /// How long it waited for its turn in the pipeline.
+        /// How long it waited for its turn in the pipeline, in microseconds where it is written.
         #[serde(rename = "waited_us", with = "micros")]
         waited: Duration,
-        /// How long it ran.
+        /// How long it ran, in microseconds where it is written.
         #[serde(rename = "ran_us", with = "micros")]
         ran: Duration,
     },
@@ -470,10 +470,10 @@ pub enum EventKind {
         end: CheckEnd,
         /// Its exit code, if it came to one.
         exit_code: Option<i32>,
-        /// What it used of the processor.
+        /// What it used of the processor, in microseconds where it is written.
         #[serde(rename = "cpu_us", with = "micros")]
         cpu: Duration,
-        /// How long it ran.
+        /// How long it ran, in microseconds where it is written.
         #[serde(rename = "ran_us", with = "micros")]
         ran: Duration,
     },
@@ -491,9 +491,9 @@ pub enum EventKind {
     },
     /// Too few attached files were of use: none is attached any more in this session.
     PredictionStopped {
-        /// The share that was of use.
+        /// The share that was of use, from 0 to 1.
         precision: f32,
-        /// The share from which on it pays.
+        /// The share from which on it pays, from 0 to 1.
         needed: f32,
     },
     /// Something the user should know that stops nothing.
@@ -539,7 +539,7 @@ pub enum EventKind {
     },
 }
 
-/// Time that the engine spent on work of its own.
+/// Time that the engine spent on work of its own; each in microseconds where it is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnWork {
     /// Making requests' bytes.
@@ -565,7 +565,7 @@ impl std::ops::AddAssign for OwnWork {
     }
 }
 
-/// What became of model requests, added up.
+/// What became of model requests, added up. Times are in microseconds where they are written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientCounts {
     /// Logical requests that were sent.
@@ -635,7 +635,7 @@ pub struct ToolCounts {
     pub tools: Vec<ToolCount>,
 }
 
-/// What became of one tool's calls.
+/// What became of one tool's calls. Times are in microseconds where they are written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolCount {
     /// The tool.

@@ -111,7 +111,8 @@ impl Sessions {
         Self { dir: state_dir.join("sessions"), window_bytes: WINDOW_BYTES }
     }
 
-    /// Sets how much of a journal's view is read when its session is gone on with, in bytes.
+    /// Sets how much of a journal's view is read when its session is gone on with, in bytes: at
+    /// least so many, and about twice that at most. 2 MiB unless it is set.
     #[must_use]
     pub fn with_window(mut self, bytes: u64) -> Self {
         self.window_bytes = bytes;
@@ -129,6 +130,7 @@ impl Sessions {
     }
 
     /// Makes the folders of a session that is about to begin; returns the one for long outputs.
+    /// Fails when no folder can have the id as its name, or one cannot be made.
     pub fn reserve(&self, id: &str) -> Result<PathBuf, JournalError> {
         if !Path::new(id).components().eq([Component::Normal(id.as_ref())]) {
             return Err(JournalError::BadId { id: id.to_owned() });
@@ -138,7 +140,8 @@ impl Sessions {
         Ok(spool)
     }
 
-    /// Creates a session and writes its header.
+    /// Creates a session and writes its header. Fails as [`reserve`](Self::reserve) does, when the
+    /// session has a journal already, or when that or the index cannot be written.
     pub fn create(&self, header: SessionHeader) -> Result<Journal, JournalError> {
         self.reserve(&header.session_id)?;
         let dir = self.dir.join(&header.session_id);
@@ -151,7 +154,10 @@ impl Sessions {
         Ok(journal)
     }
 
-    /// Opens a session to go on with it.
+    /// Opens a session to go on with it, by its id or the beginning of one. Fails as
+    /// [`find`](Self::find) does, when another process works on the session, when its journal
+    /// cannot be opened or read, or when that holds no header or a record that is not of this
+    /// version.
     pub fn resume(&self, id: &str) -> Result<(Journal, Replay), JournalError> {
         let id = self.find(id)?;
         let mut journal = Journal::open_file(self.dir.join(&id), &id, false)?;
@@ -160,7 +166,8 @@ impl Sessions {
     }
 
     /// Returns what the next request of a session would hold, also of one that is being worked on:
-    /// nothing is locked and nothing is written.
+    /// nothing is locked and nothing is written. Fails as [`resume`](Self::resume) does, but for
+    /// the other process.
     pub fn look(&self, id: &str) -> Result<View, JournalError> {
         let id = self.find(id)?;
         let dir = self.dir.join(&id);
@@ -172,7 +179,8 @@ impl Sessions {
         Ok(View { header, messages: journal.view()?, last: replay.totals.answered })
     }
 
-    /// Returns the id that `id` is, or is the beginning of.
+    /// Returns the id that `id` is, or is the beginning of. Fails when there is no such session,
+    /// several begin so, or the index cannot be read.
     pub fn find(&self, id: &str) -> Result<String, JournalError> {
         let entries = self.list()?;
         if let Some(exactly) = entries.iter().find(|e| !id.is_empty() && e.id == id) {
@@ -186,17 +194,21 @@ impl Sessions {
         }
     }
 
-    /// Returns all sessions, the newest first, from the index alone.
+    /// Returns all sessions, the newest first, from the index alone: none where there is no index,
+    /// and without the lines that cannot be understood. Fails when the index cannot be read.
     pub fn list(&self) -> Result<Vec<SessionEntry>, JournalError> {
         index::read(&self.index_path())
     }
 
-    /// Appends what is now true of a session to the index.
+    /// Appends what is now true of a session to the index. Waits while another process writes it,
+    /// and fails when it cannot be written.
     pub fn note(&self, entry: &SessionEntry) -> Result<(), JournalError> {
         index::append(&self.index_path(), entry)
     }
 
-    /// Removes a session and everything kept of it.
+    /// Removes a session and everything kept of it; returns its whole id. Fails as
+    /// [`find`](Self::find) does, when a process works on the session, or when the index cannot be
+    /// written or the folder not removed.
     pub fn delete(&self, id: &str) -> Result<String, JournalError> {
         let id = self.find(id)?;
         let dir = self.dir.join(&id);
@@ -221,7 +233,8 @@ impl Sessions {
         }
     }
 
-    /// Returns what all sessions together use of the disk.
+    /// Returns what all sessions together use of the disk. Fails when the index or a folder that is
+    /// there cannot be read.
     pub fn disk_usage(&self) -> Result<DiskUsage, JournalError> {
         let failed = |cause| JournalError::Unwritable { path: self.dir.clone(), cause };
         usage::of(&self.dir, self.list()?.len()).map_err(failed)
@@ -301,7 +314,8 @@ impl Journal {
         Self::of(file, PathBuf::new())
     }
 
-    /// Writes one event as one line, if it is of those that are kept.
+    /// Writes one event as one line, if it is of those that are kept. Images of a prompt are
+    /// written before it. Fails when one of them or the line cannot be written.
     pub fn append(&mut self, event: &Event) -> Result<(), JournalError> {
         if !event.kind.is_durable() {
             return Ok(());
@@ -477,7 +491,8 @@ pub struct Syncer {
 }
 
 impl Syncer {
-    /// Waits until everything appended before the call is on the disk (`fdatasync`). Blocks.
+    /// Waits until everything appended before the call is on the disk (`fdatasync`). Blocks. Fails
+    /// when the system says that it could not be brought there.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }

@@ -37,7 +37,7 @@ const ACCOUNTS: usize = 4;
     used_bytes >> 20, ceiling_bytes >> 20
 )]
 pub struct OutOfMemory {
-    /// What is taken.
+    /// What is taken; where something new was asked for, that is among it.
     pub used_bytes: u64,
     /// The ceiling.
     pub ceiling_bytes: u64,
@@ -96,7 +96,8 @@ impl MemoryBudget {
         self.sheds().push(sheds);
     }
 
-    /// Asks for room for something new of about this size. Sheds caches if that makes room.
+    /// Asks for room for something new of about this size. Sheds caches when more than 80 of 100 of
+    /// the ceiling would be taken, and fails when more than 95 of 100 still would be.
     pub fn admit(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let Inner { ceiling_bytes, .. } = *self.0;
         let share = |percent| ceiling_bytes / 100 * percent;
@@ -113,19 +114,21 @@ impl MemoryBudget {
         Ok(())
     }
 
-    /// Returns a charge for something new, or refuses it.
+    /// Returns a charge for something new. Fails as [`admit`](Self::admit) does, and then charges
+    /// nothing.
     pub fn charge(&self, account: Account, bytes: u64) -> Result<Charge, OutOfMemory> {
         self.admit(bytes)?;
         Ok(self.hold(account, bytes))
     }
 
-    /// Returns a charge for what is there already and has to stay.
+    /// Returns a charge for what is there already and has to stay, even beyond the ceiling.
     pub fn hold(&self, account: Account, bytes: u64) -> Charge {
         self.0.charged[account as usize].fetch_add(bytes, Ordering::Relaxed);
         Charge { budget: self.clone(), account, bytes }
     }
 
-    /// Returns whether even what must go on cannot.
+    /// Returns the figures when more than the ceiling is taken, so that even what must go on
+    /// cannot; none otherwise.
     pub fn is_full(&self) -> Option<OutOfMemory> {
         let (used_bytes, ceiling_bytes) = (self.used_bytes(), self.0.ceiling_bytes);
         (used_bytes > ceiling_bytes).then_some(OutOfMemory { used_bytes, ceiling_bytes })

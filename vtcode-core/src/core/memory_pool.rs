@@ -111,7 +111,8 @@ impl MemoryPool {
         with_shelves(Shelves::look);
     }
 
-    /// Returns what became of all buffers so far, all threads together.
+    /// Returns what became of all buffers so far, all threads together; of threads that
+    /// live at the same time, 512 are counted.
     pub fn statistics(self) -> PoolStatistics {
         SLOTS.sum()
     }

@@ -258,8 +258,8 @@ impl OptimizedAgentEngine {
         self
     }
 
-    /// Runs this check after edits while the model thinks, as far as the limits allow; what is new in
-    /// its outcome is attached to the next result.
+    /// Runs this check after edits while the model thinks, as far as the limits allow; what is new
+    /// in its outcome is attached to the next result.
     #[must_use]
     pub fn with_check(mut self, check: Check) -> Self {
         self.check = Some(Arc::new(check));
@@ -302,9 +302,10 @@ impl OptimizedAgentEngine {
         self.cancel.clone()
     }
 
-    /// Hands in a prompt; prompts are worked on one after the other. Waits while too many wait, and
-    /// fails when there is no memory left to keep it in, or when it holds images that the model
-    /// does not take.
+    /// Hands in a prompt; prompts are worked on one after the other. Waits while 16 wait already.
+    /// Fails when there is no memory left to keep it in, when it holds images that the model does
+    /// not take or the client is not ready to say so, and after
+    /// [`close_input`](Self::close_input) or the end of the run.
     pub async fn submit(&self, prompt: impl Into<Prompt>) -> Result<(), EngineError> {
         let prompt = prompt.into();
         if !prompt.images.is_empty() {
@@ -322,11 +323,8 @@ impl OptimizedAgentEngine {
     }
 
     /// Works on one prompt to its end, and ends what its calls left running: all that a session of
-    /// one task needs. The pipeline takes no call afterwards.
-    ///
-    /// # Errors
-    /// As [`submit`](Self::submit) and [`start`](Self::start). How the work itself ended is told by
-    /// the outcome.
+    /// one task needs. The pipeline takes no call afterwards. Fails as [`submit`](Self::submit) and
+    /// [`start`](Self::start) do; how the work itself ended is told by the outcome.
     pub async fn run(&self, prompt: impl Into<Prompt>) -> Result<AgentOutcome, EngineError> {
         let outcome = match self.submit(prompt).await {
             Ok(()) => {
@@ -340,7 +338,9 @@ impl OptimizedAgentEngine {
     }
 
     /// Works on prompts until the input is closed and all are done, a prompt is interrupted, or a
-    /// limit of the run is reached. Dropping the future ends everything it started.
+    /// limit of the run is reached. Dropping the future ends everything it started. Fails when it
+    /// was called before, the client is not ready, or the session's earlier messages cannot be
+    /// read; how the work itself ended is told by the outcome.
     pub async fn start(&self) -> Result<AgentOutcome, EngineError> {
         let begin = lock(&self.begin).take().ok_or(EngineError::StartedTwice)?;
         let mut run = Run::new(self, begin)?;

@@ -86,14 +86,14 @@ pub struct Checks {
     pub cpu: Duration,
     /// Outcomes that the model was told.
     pub told: u32,
-    /// The tokens of these.
+    /// The tokens of these, about: their text at 4 bytes each.
     pub tokens: u64,
 }
 
 /// The ledger of attached files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attached {
-    /// Files, and their tokens.
+    /// Files that were attached.
     pub files: u32,
     /// The tokens of all of them.
     pub tokens: u64,
@@ -107,7 +107,7 @@ pub struct Attached {
     pub saved: Duration,
     /// Whether it ended because too few were of use.
     pub stopped: bool,
-    /// Folders whose instructions were shown, and their tokens.
+    /// Folders whose instructions were shown.
     pub instructions: u32,
     /// The tokens of all of them.
     pub instruction_tokens: u64,

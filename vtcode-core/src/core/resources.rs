@@ -21,15 +21,15 @@ pub struct Resources {
     /// Processor time in our own code, all threads together, in microseconds where it is written.
     #[serde(rename = "cpu_user_us", with = "crate::core::event::micros")]
     pub cpu_user: Duration,
-    /// Processor time in the kernel on our behalf.
+    /// Processor time in the kernel on our behalf, in microseconds where it is written.
     #[serde(rename = "cpu_system_us", with = "crate::core::event::micros")]
     pub cpu_system: Duration,
-    /// Processor time of child processes that ended.
+    /// Processor time of child processes that ended, in microseconds where it is written.
     #[serde(rename = "children_cpu_us", with = "crate::core::event::micros")]
     pub children_cpu: Duration,
     /// Bytes of memory that are resident now.
     pub resident_bytes: u64,
-    /// The most that was resident.
+    /// The most bytes that were resident.
     pub peak_resident_bytes: u64,
     /// Times that a thread gave the processor away: it waited.
     pub waits: u64,

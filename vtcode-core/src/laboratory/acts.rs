@@ -11,14 +11,16 @@ use crate::core::optimized_agent::predict::{Mention, Source, Span};
 pub struct Act {
     /// What kind of text its result was.
     pub source: Source,
-    /// The files it asked for, if it asked for nothing else.
+    /// The files it asked for, by the names in the call and with the lines asked for, if it asked
+    /// for nothing else.
     pub reads: Vec<(String, Span)>,
-    /// The one file it searched in, if that was all.
+    /// The one file it searched in, by the name in the call, if that was all.
     pub searches: Option<String>,
 }
 
 impl Act {
-    /// Returns what a recorded call meant.
+    /// Returns what a recorded call meant. A tool that it does not know is taken for an edit when
+    /// the call changed files, else for a command.
     pub fn of(call: &Call) -> Self {
         let text = |names: &[&str]| names.iter().find_map(|name| call.args.get(name)?.as_str());
         let plain = |source| Self { source, reads: Vec::new(), searches: None };
@@ -48,7 +50,7 @@ impl Act {
     }
 }
 
-/// Reads a path as texts name it, with the line that may stand behind it.
+/// Reads a path as texts name it, with the line, from 1, that may stand behind it: `src/a.rs:12`.
 pub fn mention(text: &str) -> Mention<'_> {
     let Some((path, rest)) = text.split_once(':') else {
         return Mention { path: text, line: None };

@@ -31,10 +31,10 @@ pub struct Session {
 pub enum Step {
     /// The user wrote something.
     User {
-        /// How long it was.
+        /// How long it was, in bytes.
         #[serde(default)]
         bytes: u64,
-        /// The paths it names.
+        /// The paths it names, with a line behind them where it names one: `src/a.rs:12`.
         #[serde(default)]
         paths: Vec<String>,
     },
@@ -46,7 +46,7 @@ pub enum Step {
         /// The tokens it wrote.
         #[serde(default)]
         out_tokens: Option<u64>,
-        /// The paths that its words name.
+        /// The paths that its words name, written the same way.
         #[serde(default)]
         paths: Vec<String>,
     },
@@ -83,13 +83,13 @@ pub struct Call {
     /// The files it changed.
     #[serde(default)]
     pub files: Vec<String>,
-    /// The size of its result.
+    /// The size of its result, in bytes.
     #[serde(default)]
     pub result_bytes: Option<u64>,
-    /// A hash of its result.
+    /// A hash of its result; only compared with others of the same session.
     #[serde(default)]
     pub result_sha: Option<String>,
-    /// The paths that its result names.
+    /// The paths that its result names, with a line behind them where it names one: `src/a.rs:12`.
     #[serde(default)]
     pub result_paths: Vec<String>,
 }
@@ -122,7 +122,8 @@ impl Step {
     }
 }
 
-/// Reads all sessions of a corpus, one a line.
+/// Reads all sessions of a corpus, one a line as JSON; empty lines are passed over. Fails at the
+/// first line that is no session.
 pub fn sessions(text: &str) -> Result<Vec<Session>, CorpusError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
@@ -136,7 +137,8 @@ pub fn sessions(text: &str) -> Result<Vec<Session>, CorpusError> {
 /// The largest corpus that is read, unpacked.
 const TEXT_BYTES: u64 = 1 << 30;
 
-/// Reads the text of a corpus or of a journal, packed with zstd or not.
+/// Reads the text of a corpus or of a journal, packed with zstd or not. Fails when it cannot be
+/// read or unpacked, is larger than 1 GiB unpacked, or is not UTF-8.
 pub fn text(mut packed_or_not: impl BufRead) -> io::Result<String> {
     const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
     let packed = packed_or_not.fill_buf()?.starts_with(&ZSTD);

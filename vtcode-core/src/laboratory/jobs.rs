@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Does one thing for each item on so many threads, or one for each processor, and returns the
-/// results in the order of the items.
+/// results in the order of the items. Never starts more threads than there are items, and at least
+/// one. Panics when `each` does.
 pub fn on_all_cores<T: Sync, R: Send>(
     threads: Option<usize>,
     items: &[T],
@@ -43,7 +44,7 @@ impl Draws {
         Self { state: 0x9e37_79b9_7f4a_7c15, among }
     }
 
-    /// Draws as many as there are places.
+    /// Draws as many as there are places; these count from 0. Each call draws on from the last.
     pub fn all(&mut self) -> impl Iterator<Item = usize> + '_ {
         (0..self.among).map(|_| self.draw())
     }

@@ -31,7 +31,8 @@ pub enum Counting {
     Lines,
 }
 
-/// What was counted.
+/// What was counted. The tokens of prompts, results and attached files are estimated at 4 bytes
+/// each; those that the model wrote are the record's.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {
     /// The model's steps.
@@ -60,7 +61,7 @@ pub struct Tally {
     pub avoided_context: u64,
     /// The tokens that the model wrote in avoided steps.
     pub avoided_output: u64,
-    /// Wasted tokens, times the requests that carried them on.
+    /// Wasted tokens, times the requests that carried them on: in tokens, too.
     pub wasted_carried: u64,
 }
 
@@ -96,7 +97,8 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Reads a session.
+    /// Reads a session. A file is taken to be as large as the largest result of reading it shows,
+    /// at 40 bytes for each line before the part that was read; one that no result shows, 8 KiB.
     pub fn of(session: &'a Session) -> Self {
         let acts: Vec<Vec<Act>> = session
             .steps
@@ -157,7 +159,8 @@ impl<'a> Reading<'a> {
     }
 
     /// Returns the files that one of the next steps asks for, whatever else it does, before they
-    /// are changed.
+    /// are changed. `at` is an index into the session's steps, and `within` how many tool steps
+    /// behind it are looked at. Paths come without a leading `./`.
     pub fn next_reads(&self, at: usize, within: usize) -> BTreeSet<&str> {
         let mut reads = BTreeSet::new();
         let mut changed: BTreeSet<&str> = BTreeSet::new();
@@ -174,7 +177,8 @@ impl<'a> Reading<'a> {
         reads
     }
 
-    /// Follows the record without attaching anything; shows the predictor after each tool step.
+    /// Follows the record without attaching anything; shows the predictor after each tool step,
+    /// with the step's index.
     pub fn follow(&self, mut each: impl FnMut(usize, &Predictor)) {
         let mut predictor = Predictor::default();
         for (at, step) in self.session.steps.iter().enumerate() {
@@ -185,7 +189,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Follows the record and attaches what the rule picks.
+    /// Follows the record with a predictor of these weights, attaches what the rule picks, and
+    /// counts what came of it.
     pub fn judge(&self, weights: &Weights, rule: &Rule, counting: Counting) -> Tally {
         let mut tally = Tally::default();
         let mut predictor = Predictor::with_weights(weights.clone());

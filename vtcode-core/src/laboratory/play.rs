@@ -46,7 +46,7 @@ pub struct Setting {
 /// What came of a tape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Played {
-    /// The time that prompts were worked on.
+    /// The time that prompts were worked on, by the record's clock.
     pub time: Duration,
     /// Of it, the time of tools with no answer due.
     pub tools: Duration,
@@ -54,17 +54,19 @@ pub struct Played {
     pub steps: u32,
     /// Steps of the record that were left out.
     pub avoided: u32,
-    /// Tokens, as far as sizes tell.
+    /// Tokens, as far as sizes tell: those written are the record's, those of a request a fourth of
+    /// its bytes. Of these, as many as the request before it had count as cached.
     pub usage: Usage,
-    /// What was attached.
+    /// Files that were attached.
     pub attached: u32,
-    /// The tokens of it.
+    /// The tokens of them.
     pub attached_tokens: u64,
     /// Of the files attached, those that a later step of the record asked for.
     pub used: u32,
     /// Whether the session stopped to attach.
     pub stopped: bool,
-    /// A hash of every event with its time, in order; those of one moment in the order of their bytes.
+    /// A hash of every event with its time, in order; those of one moment in the order of their
+    /// bytes. The first 16 hexadecimal digits of a BLAKE3 hash.
     pub hash: String,
 }
 
@@ -91,7 +93,11 @@ const FOLDER: &str = "/recorded";
 /// A file whose size no record shows.
 const UNKNOWN_BYTES: u64 = 8 * 1024;
 
-/// Plays a tape.
+/// Plays a tape. The setting's limits hold, but for these: turns and repeats have no end, requests
+/// and tools have thirty days, a request is tried once, a kept result ages after thirty days, and
+/// no instruction files are read. An answer's first byte comes after half of its time, and a read
+/// of what is attached takes 5 ms: both are assumed, since no record tells them. Fails when the
+/// client cannot be made or the engine cannot run.
 pub async fn play(tape: &Tape, setting: &Setting) -> Result<Played, PlayError> {
     let deck = Arc::new(Deck::new(tape, setting.counting));
     let mut limits = setting.limits.clone();

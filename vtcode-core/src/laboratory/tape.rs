@@ -81,7 +81,8 @@ pub enum TapeError {
 }
 
 impl Tape {
-    /// Makes a tape of a session of the corpus.
+    /// Makes a tape of a session of the corpus. One with neither answers nor calls gives an empty
+    /// tape.
     pub fn of_session(session: &Session) -> Self {
         let mut tape = Self {
             id: session.session_id.clone(),
@@ -121,7 +122,8 @@ impl Tape {
         tape.end()
     }
 
-    /// Makes a tape of a session's journal.
+    /// Makes a tape of a session's journal, one event a line as JSON. Fails when a line is no
+    /// event, other than a torn last one, or when no request was sent.
     pub fn of_journal(text: &str) -> Result<Self, TapeError> {
         let mut tape = Self { id: String::new(), repo: String::new(), prompts: Vec::new() };
         let mut sent = Duration::ZERO;

@@ -14,7 +14,8 @@ use crate::config::endpoint::{self, Choice, Endpoint, NoProvider, Wire};
 use crate::config::env::Env;
 use crate::config::layers::{OwnPrice, Settings};
 
-/// Where Ollama, LM Studio and llama.cpp listen if nobody told them otherwise.
+/// The TCP ports at which Ollama, LM Studio and llama.cpp listen, in this order, if nobody told
+/// them otherwise.
 pub const LOCAL_PORTS: [u16; 3] = [11434, 1234, 8080];
 
 /// How long a server has to answer. One that is there takes a few milliseconds.
@@ -33,7 +34,9 @@ struct Model {
     id: String,
 }
 
-/// Returns the endpoint that the settings choose, or a local server that answers.
+/// Returns the endpoint that the settings choose, or a local server that answers. Fails when the
+/// provider's name is not known, it lacks a key or a model, the base URL is none, or nothing is set
+/// and no local server answers.
 pub async fn endpoint(settings: &Settings, env: &Env) -> Result<Endpoint, NoProvider> {
     let mut endpoint = match endpoint::choose(settings, env)? {
         Choice::Endpoint(endpoint) => endpoint,
@@ -57,7 +60,7 @@ pub struct Fallbacks {
 }
 
 /// Returns the endpoints that the settings name for the time when the first one fails. One without
-/// a key is left out; a name that nobody knows is an error.
+/// a key or a model is left out. Fails when nobody knows a name, or a base URL is none.
 pub fn fallbacks(
     settings: &Settings,
     env: &Env,
@@ -99,7 +102,8 @@ pub fn routes(settings: &Settings, first: Endpoint, fallbacks: Vec<Endpoint>) ->
 }
 
 /// Returns base URL and model of the first of `ports` at which a server for Chat Completions
-/// answers on this machine. `ports` is usually [`LOCAL_PORTS`].
+/// answers on this machine. `ports` is usually [`LOCAL_PORTS`]. All are asked at once, and one that
+/// has not answered within 300 milliseconds counts as empty.
 pub async fn local_server(ports: &[u16]) -> Option<(String, String)> {
     let asked = ports.iter().map(|port| async move {
         let base_url = format!("http://127.0.0.1:{port}/v1");
@@ -112,8 +116,9 @@ pub async fn local_server(ports: &[u16]) -> Option<(String, String)> {
 /// How long a server that somebody chose has to answer when it is asked whether it is there.
 const REACH: Duration = Duration::from_secs(5);
 
-/// Asks a server once, without a key, whether it is there; any answer counts. The error says why
-/// it is not.
+/// Asks a server once, without a key, whether it is there; any answer counts, whatever its HTTP
+/// status. Fails when the URL is none, no connection comes about, or no answer begins within 5
+/// seconds; the error says which.
 pub async fn reach(base_url: &str) -> Result<(), String> {
     let url = Url::parse(base_url).map_err(|e| e.to_string())?;
     let http = http_client(&url, REACH, 0).map_err(|e| e.to_string())?;

@@ -215,7 +215,7 @@ pub struct Attempt {
     /// From the request sent to the end.
     #[serde(rename = "took_us", with = "crate::core::event::micros")]
     pub took: Duration,
-    /// What it took to take the answer's bytes apart, where that is measured.
+    /// What it took to take the answer's bytes apart, where that is measured; zero elsewhere.
     #[serde(rename = "parse_us", default, with = "crate::core::event::micros")]
     pub parse: Duration,
 }
@@ -388,7 +388,7 @@ pub struct LLMResponse {
     pub parts: Vec<Part>,
     /// Why the model stopped.
     pub finish: FinishReason,
-    /// What it cost.
+    /// The tokens that it used; all zero where it was kept, or another request pays for it.
     pub usage: Usage,
 }
 

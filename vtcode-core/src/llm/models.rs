@@ -25,7 +25,9 @@ pub fn of(wire: Wire, model: &str, settings: &Settings) -> ModelFacts {
 }
 
 /// Fills in what the settings leave to the model that was chosen: its price, its window, and how
-/// long an answer is asked for.
+/// long an answer is asked for. That is the most that the model can write, up to
+/// [`MAX_OUTPUT_ASKED`]; where that is not known, a server for Chat Completions is asked for 8,192
+/// tokens at most.
 pub fn settle(settings: &mut Settings, endpoint: &Endpoint) {
     fill_in(settings, endpoint.wire, endpoint.dialect.facts);
 }
@@ -69,7 +71,7 @@ pub fn listed(wire: Wire, model: &str) -> ModelFacts {
     })
 }
 
-/// Returns every model of the table, as wire and the beginning of its name.
+/// Returns every model of the table, as wire, the beginning of its name, and what is known of it.
 pub fn all() -> impl Iterator<Item = (Wire, &'static str, ModelFacts)> {
     table::all()
 }

@@ -92,9 +92,10 @@ pub struct OptimizedLLMClient {
 /// Where a client keeps what outlives it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Folders<'a> {
-    /// The rate limits of accounts, shared by all processes of the user.
+    /// The rate limits of accounts, shared by all processes of the user; none: they are the
+    /// client's own.
     pub rate: Option<&'a Path>,
-    /// Answers that are given again.
+    /// Answers that are given again; none: they are kept in memory alone.
     pub answers: Option<&'a Path>,
 }
 
@@ -185,12 +186,17 @@ impl Sheds for OptimizedLLMClient {
 
 impl OptimizedLLMClient {
     /// Returns a client for an endpoint. Connects to nothing yet. Its rate limits are its own.
+    /// Fails when the base URL is none for HTTP, the key or a header cannot be sent, plain
+    /// `http://` leads off this machine where the limits do not allow it, the file of certificates
+    /// that they name cannot be used, or no HTTPS client can be built.
     pub fn with_endpoint(endpoint: Endpoint, limits: ClientLimits) -> Result<Self, LlmError> {
         Self::with_shared_limits(endpoint, limits, None)
     }
 
     /// Does the same; its rate limits are shared with all clients of the same account, in this
-    /// process and others, through small files in `folder`.
+    /// process and others, through small files in `folder`. Whether the folder can be used shows
+    /// only with the first request: one that cannot is told as [`StreamEvent::Degraded`]. Fails as
+    /// [`with_endpoint`](Self::with_endpoint) does.
     pub fn with_shared_limits(
         endpoint: Endpoint,
         limits: ClientLimits,
@@ -199,7 +205,8 @@ impl OptimizedLLMClient {
         Self::with_folders(endpoint, limits, Folders { rate: folder, answers: None })
     }
 
-    /// Does the same, and keeps answers for later runs where a folder is given for them.
+    /// Does the same, and keeps answers for later runs where a folder is given for them. Fails as
+    /// [`with_endpoint`](Self::with_endpoint) does.
     pub fn with_folders(
         endpoint: Endpoint,
         limits: ClientLimits,
@@ -209,7 +216,8 @@ impl OptimizedLLMClient {
     }
 
     /// Returns a client whose requests go to the first of these endpoints that does not fail.
-    /// Clocks and attempts of a request are those of the first one's limits.
+    /// Clocks and attempts of a request are those of the first one's limits. Fails when there is no
+    /// endpoint, or one of them cannot be used, as [`with_endpoint`](Self::with_endpoint) says.
     pub fn with_routes(routes: Vec<Route>, folders: Folders<'_>) -> Result<Self, LlmError> {
         Ok(Self::over(Routes::new(routes, folders)?))
     }
@@ -219,7 +227,8 @@ impl OptimizedLLMClient {
     }
 
     /// Returns a client that nothing leaves: each request is answered with what `recorded` gives for
-    /// it. All else is as it is with a server: clocks, retries, decoding and ledger.
+    /// it. All else is as it is with a server: clocks, retries, decoding and ledger. Fails as
+    /// [`with_endpoint`](Self::with_endpoint) does.
     pub fn with_recorded(
         endpoint: Endpoint,
         limits: ClientLimits,
@@ -240,14 +249,14 @@ impl OptimizedLLMClient {
 
     /// Opens a connection and shakes hands, so that the first request finds both done. Call it as
     /// soon as the endpoint is known; it returns at once, sends no request, and a failure shows
-    /// only when the first request meets it.
+    /// only when the first request meets it. Does nothing outside a Tokio runtime.
     pub fn warm_up(&self) {
         if let Ok(inner) = self.inner() {
             inner.connections.warm_up();
         }
     }
 
-    /// Returns what all requests did so far.
+    /// Returns what all requests did so far; all zero before the client has started.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn get_metrics(&self) -> ClientMetrics {
         self.routes.get().map(|routes| routes.metrics()).unwrap_or_default()
@@ -259,36 +268,41 @@ impl OptimizedLLMClient {
         Ok(&*self.inner()?.provider)
     }
 
-    /// Returns where the next request goes, as a number for [`place`](Self::place).
+    /// Returns where the next request goes, as a number for [`place`](Self::place); 0 before the
+    /// client has started.
     pub fn route(&self) -> usize {
         self.routes.get().map_or(0, |routes| routes.choose())
     }
 
-    /// Returns what is needed to make a request for one of the endpoints; 0 is the first.
+    /// Returns what is needed to make a request for one of the endpoints; 0 is the first. Fails
+    /// when the client has not started, or no endpoint has that number.
     pub fn place(&self, route: usize) -> Result<Place<'_>, LlmError> {
         let inner = self.routes()?.get(route)?;
         let (endpoint, limits, provider) = (&inner.endpoint, &inner.limits, &*inner.provider);
         Ok(Place { endpoint, limits, provider })
     }
 
-    /// Returns the endpoint.
+    /// Returns the endpoint; of several, the first.
     pub fn endpoint(&self) -> Result<&Endpoint, LlmError> {
         Ok(&self.inner()?.endpoint)
     }
 
-    /// Returns what a request may use.
+    /// Returns what a request may use at the first endpoint.
     pub fn limits(&self) -> Result<&ClientLimits, LlmError> {
         Ok(&self.inner()?.limits)
     }
 
     /// Sends a rendered request body. `tools` are the names that it offers. The total clock starts
     /// here; nothing is sent before the stream is asked for its first event. The very same request
-    /// that is on its way already is not sent a second time: both hear one answer.
+    /// that is on its way already is not sent a second time: both hear one answer. The body must be
+    /// made for the first endpoint. What goes wrong, even that the client has not started, is told
+    /// by the stream.
     pub fn send(&self, body: impl Into<RequestBody>, tools: &Arc<[String]>) -> ResponseStream {
         self.send_to(0, body, tools)
     }
 
-    /// Does the same with a body that was made for another of the endpoints.
+    /// Does the same with a body that was made for another of the endpoints; the stream tells when
+    /// none has that number.
     pub fn send_to(
         &self,
         route: usize,
@@ -323,7 +337,8 @@ impl OptimizedLLMClient {
         stream.unwrap_or_else(ResponseStream::failed)
     }
 
-    /// Renders and sends a request. Its tools are only offered: calls are parts of the answer.
+    /// Renders and sends a request. Its tools are only offered: calls are parts of the answer. What
+    /// goes wrong, images that cannot be sent among it, is told by the stream.
     pub fn stream(&self, request: &LLMRequest) -> ResponseStream {
         let stream = self.routes().and_then(|routes| {
             let again = Again { routes: Arc::clone(routes), request: request.clone() };
@@ -334,7 +349,8 @@ impl OptimizedLLMClient {
 
     /// Sends a request and returns the whole answer. The very same request gets the same answer
     /// while it is on its way; at temperature 0 it is kept, too. Either used no tokens. To get two
-    /// answers to one question, give the requests different [`LLMRequest::sample`]s.
+    /// answers to one question, give the requests different [`LLMRequest::sample`]s. Fails with the
+    /// error that ended the stream, and then gives nothing of what had come of the answer.
     pub async fn chat_optimized(&self, request: LLMRequest) -> Result<LLMResponse, LlmError> {
         let mut answer =
             LLMResponse { parts: Vec::new(), finish: FinishReason::Other, usage: Usage::default() };
@@ -696,6 +712,9 @@ impl ResponseStream {
 
     /// Returns the next event; none after the answer or an error. Dropping the returned future
     /// loses nothing. Ask until none comes: reading the last bytes is what keeps the connection.
+    /// Fails when the client has not started, the request cannot be made, or no attempt and no
+    /// other endpoint is left to mend what went wrong; once words or calls were given out, none is
+    /// tried.
     pub async fn next(&mut self) -> Option<Result<StreamEvent, LlmError>> {
         let event = match &mut self.source {
             Source::Heard(listener) => listener.next().await,

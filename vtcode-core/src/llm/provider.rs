@@ -126,11 +126,12 @@ pub trait Provider: Send + Sync {
 /// Decodes one streamed answer, event by event.
 pub trait Decoder: Send {
     /// Takes one server-sent event (its type, empty if it named none, and its data) and appends
-    /// what it says.
+    /// what it says. Fails when the data is not what the wire promises, the provider reports an
+    /// error, the answer has more than 4,096 parts, or it closes before the model said anything.
     fn event(&mut self, event: &str, data: &str, out: &mut Vec<Delta>) -> Result<(), DecodeError>;
 
     /// Takes the end of the stream. `out` gets a [`Delta::Finish`] here or got it before, unless
-    /// the stream ended too early, which is an error.
+    /// the stream ended too early, which is an error, as is a tool call without a name.
     fn end(&mut self, out: &mut Vec<Delta>) -> Result<(), DecodeError>;
 }
 
@@ -141,7 +142,7 @@ pub enum DecodeError {
     /// The data of an event is not the JSON that it should be.
     #[error("the stream holds an event that is not what the provider documents: {what}")]
     Malformed {
-        /// What was wrong, with the first bytes of it.
+        /// What was wrong, with the first 200 characters of data that cannot be read.
         what: String,
     },
     /// The provider reported an error inside the stream.

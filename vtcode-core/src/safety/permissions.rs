@@ -55,7 +55,7 @@ pub struct Question {
     pub command: Option<String>,
     /// What is known of it.
     pub class: Class,
-    /// What made it a question.
+    /// What made it a question: the name of a built-in rule, or the user's rule with its list.
     pub rule: String,
     /// Why, in words.
     pub reason: String,
@@ -135,7 +135,8 @@ impl Permissions {
         self.confined && !self.unleashed
     }
 
-    /// Lets other rules of the user's hold for the calls that come from now on.
+    /// Lets other rules of the user's hold for the calls that come from now on. Fails on one that
+    /// cannot be used, and then those from before go on holding.
     pub fn set_rules(&self, rules: &PermissionRules) -> Result<(), RuleError> {
         let policy = Arc::new(Policy::new(rules)?);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy;

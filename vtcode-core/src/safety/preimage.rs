@@ -101,8 +101,9 @@ impl State {
 }
 
 impl Preimages {
-    /// Returns the pre-images in the folder of a session that has had so many turns. Nothing is
-    /// made there until something changes.
+    /// Returns the pre-images in the folder of a session that has had so many turns, with at most
+    /// `quota_bytes` bytes of files kept. Nothing is made there until something changes. A log that
+    /// cannot be read is told by [`Preimages::take_notes`].
     pub fn open(session_dir: &Path, quota_bytes: u64, turns: u32) -> Self {
         let dir = session_dir.join("undo");
         let mut notes = Notes::default();

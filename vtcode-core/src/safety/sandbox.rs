@@ -85,13 +85,15 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Sets up what the commands of a session share. Where namespaces are not allowed the rest holds
-    /// alone; [`Sandbox::lacks`] says so.
+    /// Sets up what the commands of a session share. Where namespaces are not allowed the rest
+    /// holds alone; [`Sandbox::lacks`] says so. Unless the mode is off, fails where the system has
+    /// no Landlock of version 3 or later (Linux 6.2), or no temporary folder can be made.
     pub fn new(plan: &SandboxPlan<'_>) -> Result<Self, SandboxError> {
         Self::with_namespaces(plan, true)
     }
 
-    /// Does the same as where namespaces are not allowed: for tests and readings of that.
+    /// Does the same as where namespaces are not allowed: for tests and readings of that. Fails as
+    /// [`Sandbox::new`] does.
     pub fn without_namespaces(plan: &SandboxPlan<'_>) -> Result<Self, SandboxError> {
         Self::with_namespaces(plan, false)
     }
@@ -176,8 +178,8 @@ impl Sandbox {
         None
     }
 
-    /// Returns what commands may do, for a model whose command failed as it does when refused; none
-    /// when nothing is held back.
+    /// Returns what commands may do, for a model whose command failed as it does when refused,
+    /// which its `output` tells; none when nothing is held back.
     pub fn hint(&self, output: &str) -> Option<&'static str> {
         const SIGNS: [&str; 7] = [
             "Permission denied",
@@ -205,7 +207,9 @@ impl Sandbox {
     }
 
     /// Starts `command` confined, in a session of its own; none when it holds nothing back, and
-    /// then `command` was not started.
+    /// then `command` was not started. Blocks until its program runs. Fails when the program cannot
+    /// be started or any part of the confinement cannot be put in force, and always in one of
+    /// [`Sandbox::refusing`].
     pub fn spawn(&self, command: &mut Command) -> Option<io::Result<(Child, Leash)>> {
         if let Some(why) = &self.refusal {
             return Some(Err(io::Error::other(why.clone())));
@@ -243,7 +247,8 @@ impl Guard {
 }
 
 /// Keeps other processes of this user from looking into this one, commands above all. To be called
-/// before anything secret is read.
+/// before anything secret is read. Does nothing elsewhere than on Linux, and does not tell when the
+/// kernel refuses.
 pub fn hide_memory() {
     #[cfg(target_os = "linux")]
     kernel::hide_memory();

@@ -29,8 +29,8 @@ pub use versions::Versions;
 
 pub use crate::tools::witness::Version;
 
-/// The largest file that is read whole: to edit a larger one costs more, in memory for its lines
-/// above all, than the command that does it better.
+/// The largest file that is read whole, in bytes: to edit a larger one costs more, in memory for
+/// its lines above all, than the command that does it better.
 pub const WHOLE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The longest path that the system takes, and how much of a longer one is repeated.
@@ -141,14 +141,16 @@ impl From<WorkspaceError> for ToolError {
 }
 
 impl Workspace {
-    /// Opens the folder `root`; tools may read and write below it.
+    /// Opens the folder `root`; tools may read and write below it. Fails when it is no folder or
+    /// cannot be opened.
     pub fn open(root: &Path) -> Result<Self, WorkspaceError> {
         let folders = vec![Arc::new(Root::open(root, true)?)];
         let roots = Arc::new(Ground { folders, preimages: None });
         Ok(Self { roots, versions: Versions::default() })
     }
 
-    /// Opens the folder `root`, below which nothing may be written.
+    /// Opens the folder `root`, below which nothing may be written. Fails as [`Workspace::open`]
+    /// does.
     pub fn open_to_read(root: &Path) -> Result<Self, WorkspaceError> {
         let folders = vec![Arc::new(Root::open(root, false)?)];
         let roots = Arc::new(Ground { folders, preimages: None });
@@ -156,7 +158,7 @@ impl Workspace {
     }
 
     /// Adds another folder; its paths are given absolute. One that lies inside another folder
-    /// decides alone whether what is below it may be written.
+    /// decides alone whether what is below it may be written. Fails as [`Workspace::open`] does.
     pub fn with_dir(mut self, dir: &Path, writable: bool) -> Result<Self, WorkspaceError> {
         let root = Arc::new(Root::open(dir, writable)?);
         let folders = self.roots.iter().cloned().chain([root]).collect();
@@ -201,7 +203,9 @@ impl Workspace {
 
     /// Resolves a path that a model named: relative to the main folder, or absolute below any of
     /// the folders. `.` and `..` are resolved on the text, so they cannot lead out; links are
-    /// judged by the kernel when the path is opened.
+    /// judged by the kernel when the path is opened. Fails for a path that is empty, holds a NUL,
+    /// is longer than 4096 bytes, begins with `~` or lies outside; whether something is there does
+    /// not matter.
     pub fn resolve(&self, path: &str) -> Result<WorkspacePath, WorkspaceError> {
         let unusable = |why| WorkspaceError::Unusable { path: path.to_owned(), why };
         let asked = Path::new(path);
@@ -303,7 +307,9 @@ impl Root {
     }
 }
 
-/// A path inside the workspace. Its operations never leave it, whatever is swapped meanwhile.
+/// A path inside the workspace. Its operations never leave it, whatever is swapped meanwhile. Where
+/// the walls refuse one, its error holds a [`WorkspaceError`]; [`WorkspacePath::explain`] has the
+/// words for that and for every other.
 #[derive(Debug, Clone)]
 pub struct WorkspacePath {
     roots: Roots,
@@ -381,29 +387,32 @@ impl WorkspacePath {
         })
     }
 
-    /// Opens for reading. Never blocks on a FIFO and never opens a terminal as ours.
+    /// Opens for reading, whatever is there. Never blocks on a FIFO and never opens a terminal as
+    /// ours. Fails when nothing is there, it may not be read, or a link leads out.
     pub fn open(&self) -> io::Result<File> {
         self.open_with(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
     }
 
-    /// Opens a regular file for reading and refuses everything else.
+    /// Opens a regular file for reading and refuses everything else. Fails as [`Self::open`] does,
+    /// too.
     pub fn open_file(&self) -> io::Result<(File, Metadata)> {
         regular(self.open_with(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?)
     }
 
-    /// Opens a folder.
+    /// Opens a folder. Fails as [`Self::open`] does, and when it is none.
     pub fn open_folder(&self) -> io::Result<Folder> {
         self.open_with(OFlags::RDONLY | OFlags::DIRECTORY).map(Folder::new)
     }
 
     /// Refuses what cannot be read here whatever is done to it: a link on the way leads out. It
-    /// proves nothing about what is opened next.
+    /// proves nothing about what is opened next. Fails when nothing is there, too.
     pub fn check_read(&self) -> io::Result<()> {
         self.open_with(LOCATE).map(drop)
     }
 
     /// Refuses what cannot be written here: a link on the way leads out, the folder may only be
-    /// read, it is git's. It proves nothing about what is opened next.
+    /// read, it is git's. It proves nothing about what is opened next. Fails when nothing is there,
+    /// too.
     pub fn check_write(&self) -> io::Result<()> {
         match self.parent(false) {
             Ok((parent, _)) => self.check_writable(&parent)?,
@@ -423,12 +432,13 @@ impl WorkspacePath {
         self.check_read()
     }
 
-    /// Returns whether something is there. A link to nothing is nothing.
+    /// Returns whether something is there. A link to nothing is nothing. Fails when that cannot be
+    /// found out: a link leads out, or a folder on the way is closed to us or is a file.
     pub fn exists(&self) -> io::Result<bool> {
         Ok(self.version()?.is_some())
     }
 
-    /// Returns the version of what is there; none if nothing is.
+    /// Returns the version of what is there; none if nothing is. Fails as [`Self::exists`] does.
     pub fn version(&self) -> io::Result<Option<Version>> {
         match self.open_with(LOCATE) {
             Ok(found) => Ok(Some(Version::of(&File::from(found).metadata()?))),
@@ -437,7 +447,9 @@ impl WorkspacePath {
         }
     }
 
-    /// Returns whether the path itself is a link; one on the way to it does not count.
+    /// Returns whether the path itself is a link; one on the way to it does not count. Fails
+    /// when a folder on the way is there but cannot be opened, and for a folder of the workspace
+    /// itself.
     pub fn is_link(&self) -> io::Result<bool> {
         let (parent, name) = match self.parent(false) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -447,7 +459,9 @@ impl WorkspacePath {
         Ok(stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink()))
     }
 
-    /// Reads a whole regular file and the version it had.
+    /// Reads a whole regular file and the version it had. Fails as [`Self::open_file`] does, for
+    /// more than [`WHOLE_BYTES`], and when more or less came than it said that it holds, unless it
+    /// said that it is empty.
     pub fn read(&self) -> io::Result<(Vec<u8>, Version)> {
         let (file, stat) = self.open_file()?;
         let too_large = |bytes: u64| {
@@ -476,12 +490,15 @@ impl WorkspacePath {
     /// The content goes into a temporary file beside it, which is then renamed over it, so that no
     /// reader ever sees half of it. Keeps the mode, and where we may the owner, of what it
     /// replaces; makes missing folders; through a link it writes what the link points to. Other
-    /// names of the same file (hard links) keep the old content. Returns the version written.
+    /// names of the same file (hard links) keep the old content. Returns the version written. Fails
+    /// when it is not that version, when it may not be written here or is git's, when what is there
+    /// is write-protected, no regular file or a link to nothing, and when the system cannot write.
     pub fn write_if(&self, expected: Option<Version>, content: &[u8]) -> io::Result<Version> {
         self.write_mode_if(expected, content, None)
     }
 
-    /// Writes as [`Self::write_if`] does, and gives the file these permissions.
+    /// Writes, and fails, as [`Self::write_if`] does, and gives the file the permissions of the
+    /// lowest nine bits of `mode`; without a mode it is the very same.
     pub fn write_mode_if(
         &self,
         expected: Option<Version>,
@@ -495,6 +512,8 @@ impl WorkspacePath {
     }
 
     /// Removes a file, or a link but not what it points to, if it is still the `expected` version.
+    /// Fails when it is not, when nothing or a folder is there, when it is write-protected or
+    /// git's, and when it may not be written here.
     pub fn remove_if(&self, expected: Version) -> io::Result<()> {
         let (parent, name) = self.parent(false)?;
         self.check_writable(&parent)?;
@@ -508,7 +527,8 @@ impl WorkspacePath {
         })
     }
 
-    /// Removes an empty folder.
+    /// Removes an empty folder. Fails when it is none or holds something, when it is git's or one
+    /// of the workspace itself, and when it may not be written here.
     pub fn remove_folder(&self) -> io::Result<()> {
         let (parent, name) = self.parent(false)?;
         self.check_writable(&parent)?;

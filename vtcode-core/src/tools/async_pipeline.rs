@@ -51,7 +51,8 @@ pub struct ExecutionContext {
     pub cancel: CancellationToken,
     /// Takes output while it appears; for people only.
     pub progress: Option<Progress>,
-    /// Awaited before a call that is not read-only runs; an error keeps it from running.
+    /// Awaited before a call that is not read-only runs; an error keeps it from running: the result
+    /// is [`ToolError::Unrecorded`] then.
     pub before_effect: Option<BeforeEffect>,
 }
 
@@ -113,7 +114,7 @@ impl AsyncToolPipeline {
     }
 
     /// Makes a pipeline without tools ready with the built-in ones of the current folder; one that
-    /// has tools is ready.
+    /// has tools is ready. Fails when the current folder cannot be opened.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn start(&mut self) -> Result<(), WorkspaceError> {
         if self.registry.specs().is_empty() {
@@ -141,8 +142,9 @@ impl AsyncToolPipeline {
     }
 
     /// Takes a call and starts it as soon as no earlier, conflicting one runs and a slot is free.
-    /// Returns the request's id; fails when too many calls wait already. Dropping the future takes
-    /// nothing; once it returned, the call runs whether or not its result is asked for.
+    /// Returns the request's id; fails when too many calls wait already. All else that is wrong
+    /// with a call, an unknown tool among it, is told by [`Self::wait_result`]. Dropping the future
+    /// takes nothing; once it returned, the call runs whether or not its result is asked for.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn submit_request(&self, request: ToolRequest) -> Result<String, ToolError> {
         let id = request.id.clone();

@@ -31,7 +31,8 @@ use metrics::Counters;
 pub use metrics::PipelineMetrics;
 use results::Results;
 
-/// Makes the future that must be done before an effect: a journal brought onto the disk.
+/// Makes the future that must be done before an effect: a journal brought onto the disk. It fails
+/// when that could not be done, and the call does not run then.
 pub type BeforeEffect =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync>;
 

@@ -168,7 +168,8 @@ impl OptimizedToolRegistry {
         self.catalog.id(name)
     }
 
-    /// Returns the tool of this name.
+    /// Returns the tool of this name. Fails with [`ToolError::Unknown`] when there is none; the
+    /// error names the tool whose name is most like it, if one is.
     pub fn get(&self, name: &str) -> Result<Arc<Entry>, ToolError> {
         if let Some(tool) = self.catalog.id(name).and_then(|id| self.catalog.get(id)) {
             return Ok(Arc::clone(tool));
@@ -212,7 +213,7 @@ impl OptimizedToolRegistry {
         tools.map(|tool| tool.statistics.metrics(&tool.spec().name)).collect()
     }
 
-    /// Returns how many tools were not taken.
+    /// Returns how many tools were not taken, because of a taken name or a panic.
     pub fn not_taken(&self) -> u64 {
         self.catalog.left_out()
     }
@@ -227,7 +228,8 @@ impl OptimizedToolRegistry {
         self.core.slots().waiting()
     }
 
-    /// Checks the arguments of a call against the schema that the model was shown.
+    /// Checks the arguments of a call against the schema that the model was shown. Fails with
+    /// [`ToolError::BadArguments`] when they do not fit it.
     pub fn check(&self, tool: &Entry, args: &Value) -> Result<(), ToolError> {
         let checked = if let Some(shape) = tool.shape.get() {
             shape.check(args)
@@ -295,6 +297,8 @@ impl OptimizedToolRegistry {
     /// Runs one call as the agent's own calls run: its arguments checked, behind the calls that it
     /// conflicts with, from what is kept or shared where that still holds, in a slot. The tool's
     /// deadline bounds the waiting and the running together. Dropping the future ends the call.
+    /// Fails when no tool has the name, the arguments do not fit, the call is not permitted, too
+    /// many calls wait already, the deadline passes, or the tool fails or panics.
     pub async fn execute_tool_optimized(
         &self,
         name: &str,
@@ -356,17 +360,18 @@ impl Entry {
         self.tool.is_repeatable()
     }
 
-    /// Returns how many bytes a call would read, as far as a look at the disk tells.
+    /// Returns how many bytes a call would read, as far as a look at the disk tells; blocks. Panics
+    /// when the tool does.
     pub fn bytes(&self, args: &Value) -> Option<u64> {
         self.tool.bytes(args)
     }
 
-    /// Returns what a call would do, as far as its arguments tell.
+    /// Returns what a call would do, as far as its arguments tell. Panics when the tool does.
     pub fn effect(&self, args: &Value) -> Effect {
         self.tool.effect(args)
     }
 
-    /// Returns whether a call with these arguments runs a command.
+    /// Returns whether a call with these arguments runs a command. Panics when the tool does.
     pub fn runs_a_command(&self, args: &Value) -> bool {
         self.tool.command(args).is_some()
     }

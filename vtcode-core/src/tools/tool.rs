@@ -168,13 +168,13 @@ pub type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 /// What a running call may use of the session.
 #[derive(Clone)]
 pub struct CallContext {
-    /// The call's id, unique in the session.
+    /// The call's id, unique in the session; empty where calls of a batch run.
     pub call_id: Arc<str>,
     /// Cancelled when the call must end at once.
     pub cancel: CancellationToken,
     /// How long the call may run; its end is enforced by the pipeline, which drops the future.
     pub timeout: Duration,
-    /// Takes output while it appears; for people only.
+    /// Takes output while it appears; for people only. None where calls of a batch run.
     pub progress: Option<Progress>,
 }
 
@@ -212,7 +212,8 @@ pub trait Tool: Send + Sync + 'static {
         None
     }
 
-    /// Returns the deadline that the arguments ask for, if any; the pipeline caps it.
+    /// Returns the deadline that the arguments ask for, if any; the pipeline caps it at
+    /// `max_timeout` of its limits.
     fn timeout(&self, _args: &Value) -> Option<Duration> {
         None
     }
@@ -230,16 +231,19 @@ pub trait Tool: Send + Sync + 'static {
     }
 
     /// Returns the batch that a call belongs to: calls of one batch that wait at the same time run
-    /// as one [`Tool::call_batch`]. None when it runs alone.
+    /// as one [`Tool::call_batch`]. None when it runs alone, as do critical calls and those that
+    /// are not read-only in any case.
     fn batch(&self, _args: &Value) -> Option<String> {
         None
     }
 
-    /// Runs the call. Dropping the future ends it: nothing it started stays behind.
+    /// Runs the call. Dropping the future ends it: nothing it started stays behind. Fails when the
+    /// call cannot do its work; the model reads the error as the result. A panic becomes one, too.
     fn call<'a>(&'a self, args: &'a Value, context: &'a CallContext) -> ToolFuture<'a>;
 
     /// Runs several calls of one batch as one, with one result for each, in their order. A call
-    /// that fails does not keep the others from their results.
+    /// that fails does not keep the others from their results; a panic, or another number of
+    /// results, fails them all.
     fn call_batch<'a>(
         &'a self,
         calls: &'a [&'a Value],
@@ -339,7 +343,9 @@ impl ToolError {
     }
 }
 
-/// Reads arguments into a tool's own type, with a message that a model can repair from.
+/// Reads the arguments of the tool `name` into its own type. Fails with
+/// [`ToolError::BadArguments`], whose message a model can repair from, when they do not fit the
+/// type.
 pub fn parse_args<'a, T: Deserialize<'a>>(name: &str, args: &'a Value) -> Result<T, ToolError> {
     let parsed = T::deserialize(args)
         .map_err(|e| ToolError::BadArguments { name: name.to_owned(), problem: e.to_string() });

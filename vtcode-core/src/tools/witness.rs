@@ -50,7 +50,8 @@ impl Version {
         }
     }
 
-    /// Returns the permissions, without what would make the file run as somebody else.
+    /// Returns the permissions, without what would make the file run as somebody else: the lowest
+    /// nine bits of the mode.
     pub fn permissions(&self) -> u32 {
         self.mode & 0o777
     }
@@ -66,7 +67,9 @@ fn nanos(seconds: impl Into<i128>, nanos: impl Into<i128>) -> i64 {
     i64::try_from(seconds.into() * 1_000_000_000 + nanos.into()).unwrap_or(i64::MAX)
 }
 
-/// Everything that a result depends on. A clone shares what was seen.
+/// Everything that a result depends on, at most 20,000 files and folders: a result that depends on
+/// more is read anew, since to look at all of it costs as much. Paths are absolute. A clone shares
+/// what was seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
     /// When the first of it was looked at.
@@ -115,7 +118,8 @@ impl Evidence {
         self.push(path.into(), State::Present);
     }
 
-    /// Adds what its name shows of a file or folder.
+    /// Adds what its name shows of a file or folder; its absence, too. Gives up when it cannot be
+    /// looked at for any other reason. Blocks.
     pub fn look(&mut self, path: impl Into<PathBuf>) {
         let path = path.into();
         match std::fs::metadata(&path) {
@@ -125,7 +129,8 @@ impl Evidence {
         }
     }
 
-    /// Adds what could not be opened, and gives up when that is not for its own state.
+    /// Adds what could not be opened, and gives up when that is not for its own state: when too
+    /// many files are open, say. Blocks.
     pub fn add_unopened(&mut self, path: impl Into<PathBuf>, error: &io::Error) {
         use io::ErrorKind::{
             InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied,
@@ -159,14 +164,15 @@ impl Evidence {
         }
     }
 
-    /// Returns how much memory it takes, about, if it shares none.
+    /// Returns how many bytes of memory it takes, about, if it shares none.
     pub fn bytes(&self) -> usize {
         let paths: usize = self.seen.iter().map(|witness| witness.path.as_os_str().len()).sum();
         paths + self.seen.len() * size_of::<Witness>()
     }
 
     /// Returns whether it can tell an old state from a new one: nothing in it changed so shortly
-    /// before it was read that a further change could hide in the same tick of the clock.
+    /// before it was read that a further change could hide in the same tick of the clock. File
+    /// systems tell times in ticks of some milliseconds; 20 ms are taken for one.
     pub fn can_tell(&self) -> bool {
         let since_epoch = self.taken_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let settled = since_epoch.saturating_sub(TICK).as_nanos();
@@ -178,7 +184,8 @@ impl Evidence {
             })
     }
 
-    /// Returns whether everything is still as it was. Looks at each file and folder; blocks.
+    /// Returns whether everything is still as it was; false when it was given up. Looks at each
+    /// file and folder; blocks.
     pub fn still_holds(&self) -> bool {
         let same = |witness: &Witness| match std::fs::metadata(&witness.path) {
             Ok(stat) => match witness.state {
@@ -191,7 +198,7 @@ impl Evidence {
         !self.given_up && self.seen.iter().all(same)
     }
 
-    /// Returns how many files and folders there are to look at.
+    /// Returns how many files and folders there are to look at; none when it was given up.
     pub fn len(&self) -> usize {
         self.seen.len()
     }

@@ -35,7 +35,7 @@ const fn local(name: &'static str, base_url: &'static str, quirks: Quirks) -> Kn
     Known { name, base_url, key_env: None, quirks }
 }
 
-/// Every known server.
+/// Every known server, as its documents and the issues of its users had it in 2026-11.
 pub const KNOWN: &[Known] = &[
     cloud(
         "openai",

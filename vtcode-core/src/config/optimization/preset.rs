@@ -32,7 +32,7 @@ impl Preset {
         }
     }
 
-    /// Returns what it sets.
+    /// Returns what it sets: each key's dotted name, and its value as text.
     pub fn values(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Development => &[
@@ -73,6 +73,7 @@ pub struct NoSuchPreset;
 impl FromStr for Preset {
     type Err = NoSuchPreset;
 
+    /// Returns the preset of a name. Fails where none has it.
     fn from_str(name: &str) -> Result<Self, NoSuchPreset> {
         Self::ALL.into_iter().find(|preset| preset.name() == name).ok_or(NoSuchPreset)
     }

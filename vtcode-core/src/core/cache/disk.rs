@@ -48,7 +48,8 @@ impl DiskCache {
         Self { folder, limits, held: Mutex::default() }
     }
 
-    /// Returns the value that is kept for a key.
+    /// Returns the value that is kept for a key. Fails when its file is there and cannot be read,
+    /// or is spoilt and cannot be removed.
     pub fn get(&self, key: &Key) -> io::Result<Found> {
         if self.limits.is_zero() {
             return Ok(Found::Nothing);
@@ -71,7 +72,9 @@ impl DiskCache {
         Ok(Found::Value(value.to_vec()))
     }
 
-    /// Keeps a value, and removes others until all fit. One that is too large is not kept.
+    /// Keeps a value, and removes others until all fit. One that is larger than an eighth of the
+    /// room is not kept. Fails when the folder cannot be made or looked through, or the value's
+    /// file cannot be written.
     pub fn put(&self, key: &Key, value: &[u8]) -> io::Result<()> {
         if self.limits.is_zero() || value.len() as u64 > self.largest() {
             return Ok(());

@@ -37,8 +37,8 @@ impl RequestBody {
         self.bytes
     }
 
-    /// Returns its size with each image counted as the text that takes as many tokens: what guesses
-    /// at tokens go by.
+    /// Returns its size in bytes, with each image counted as the text that takes as many tokens:
+    /// what guesses at tokens go by.
     pub fn weight(&self) -> usize {
         self.images.weighed(self.bytes)
     }
@@ -59,7 +59,7 @@ impl RequestBody {
         self.head_key
     }
 
-    /// Joins the pieces, for whoever wants to look at them.
+    /// Joins the pieces, for whoever wants to look at them. Fails as [`Segment::load`] does.
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut joined = Vec::with_capacity(self.bytes);
         for piece in self.pieces.iter() {

@@ -38,7 +38,8 @@ impl Segment {
 
     /// Returns its bytes: shared, or read from their file. They were written a moment ago or are
     /// read from front to back, so they come from the system's cache at the speed of memory;
-    /// handing the read to another thread would cost more than that.
+    /// handing the read to another thread would cost more than that. Fails when the file cannot be
+    /// read, or is shorter than it was.
     pub fn load(&self) -> io::Result<Bytes> {
         match &self.0 {
             Place::Memory(bytes) => Ok(bytes.clone()),

@@ -67,7 +67,9 @@ struct Folder {
 impl Sessions {
     /// Removes what is oldest until all sessions together take at most nine tenths of `max_bytes`,
     /// if they take more than that now. `running` is the caller's own session. Does nothing while
-    /// another process does it. Blocks.
+    /// another process does it. Blocks. Returns what was removed, in order. Fails when the folder
+    /// of all sessions is not there or cannot be written, the index cannot be read, or a thing
+    /// cannot be removed; what went before that is then not told.
     pub fn keep_below(&self, max_bytes: u64, running: &str) -> Result<Vec<Removed>, JournalError> {
         let failed = |cause| JournalError::Unwritable { path: self.dir.clone(), cause };
         let Some(_lock) = self.quota_lock().map_err(failed)? else { return Ok(Vec::new()) };

@@ -11,7 +11,8 @@ use crate::core::event::Event;
 const LINE_BYTES: u64 = 256 << 20;
 
 impl Sessions {
-    /// Gives each record of a session to `take`, in order, and returns the session's id.
+    /// Gives each record of a session to `take`, in order, and returns the session's id. Fails as
+    /// [`find`](Self::find) and [`look_at`] do.
     pub fn events(&self, id: &str, take: impl FnMut(Event)) -> Result<String, JournalError> {
         let id = self.find(id)?;
         look_at(&self.dir.join(&id).join("journal.jsonl"), take)?;
@@ -20,7 +21,8 @@ impl Sessions {
 }
 
 /// Gives each record of a journal to `take`, in order. A last line that is not finished yet, or
-/// never will be, is left out.
+/// never will be, is left out; a line longer than 256 MiB counts as one, and ends the reading.
+/// Fails when the file cannot be read, or at a line that is no record; those before it were given.
 pub fn look_at(path: &Path, mut take: impl FnMut(Event)) -> Result<(), JournalError> {
     let failed = |cause| JournalError::Unwritable { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;

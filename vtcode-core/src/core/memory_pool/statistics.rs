@@ -9,7 +9,7 @@ use std::sync::atomic::{
 /// further ones do is done all the same, and counted nowhere.
 const THREADS: usize = 512;
 
-/// What became of buffers.
+/// What became of buffers, counted one by one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStatistics {
@@ -25,7 +25,7 @@ pub struct PoolStatistics {
     pub oversize: u64,
     /// Lies on the shelves now.
     pub held: usize,
-    /// Bytes of that.
+    /// The bytes that these have room for.
     pub held_bytes: usize,
 }
 

@@ -63,12 +63,14 @@ const LISTS: [&str; 3] = ["anyOf", "oneOf", "allOf"];
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
 
 impl AnswerSchema {
-    /// Reads a schema.
+    /// Reads a schema. Fails when the text is not JSON, and as [`new`](Self::new) does.
     pub fn parse(text: &str) -> Result<Self, SchemaError> {
         Self::new(serde_json::from_str(text).map_err(SchemaError::NotJson)?)
     }
 
-    /// Takes a schema; every keyword in it must be one that can be checked.
+    /// Takes a schema; every keyword in it must be one that can be checked. Fails where one is
+    /// not or has a value that makes no sense, where a part is no schema, and where the JSON
+    /// pointer to a part has more than 64 steps.
     pub fn new(schema: Value) -> Result<Self, SchemaError> {
         usable(&schema, &schema, "#")?;
         Ok(Self { schema: Arc::new(schema) })
@@ -79,7 +81,7 @@ impl AnswerSchema {
         Arc::clone(&self.schema)
     }
 
-    /// Returns what is wrong with a value, up to a bound; nothing when it fits.
+    /// Returns what is wrong with a value, at most 8 things; nothing when it fits.
     pub fn problems(&self, value: &Value) -> Vec<String> {
         let mut problems = Vec::new();
         Check { root: &self.schema }.find(&self.schema, value, "$", 0, &mut problems);

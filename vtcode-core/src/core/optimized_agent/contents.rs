@@ -17,7 +17,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 pub struct Contents {
     /// Each kind of thing that is there, in the order of [`What`].
     pub rows: Vec<Row>,
-    /// All of it, as tokens.
+    /// All of it, as tokens, about.
     pub tokens: u64,
     /// The tokens that a request may have before older messages leave, if that is known.
     pub most_tokens: Option<u64>,
@@ -36,9 +36,9 @@ pub struct Row {
     pub what: What,
     /// How many there are.
     pub count: usize,
-    /// Their text.
+    /// Their text, in bytes.
     pub bytes: usize,
-    /// The same, as tokens.
+    /// The same, as tokens, about.
     pub tokens: u64,
 }
 
@@ -115,9 +115,9 @@ pub struct Leaving {
     pub tool: String,
     /// The arguments of its call, as the model wrote them.
     pub arguments: String,
-    /// The result's text.
+    /// The result's text, in bytes.
     pub bytes: usize,
-    /// The same, as tokens.
+    /// The same, as tokens, about.
     pub tokens: u64,
 }
 

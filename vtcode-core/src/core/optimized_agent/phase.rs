@@ -208,7 +208,7 @@ pub enum Limit {
     Wall(std::time::Duration),
     /// `optimization.agent_execution.max_memory_mb`.
     Memory(OutOfMemory),
-    /// The most that the model says in one answer.
+    /// The most that the model says in one answer: its own bound, or `limits.max_output_tokens`.
     Output,
 }
 

@@ -17,7 +17,7 @@ use weights::{Feature, Weights};
 pub struct Mention<'a> {
     /// Relative to the workspace.
     pub path: &'a str,
-    /// From 1.
+    /// The line, from 1.
     pub line: Option<u32>,
 }
 
@@ -69,7 +69,7 @@ pub struct Guess<'a> {
     pub read: Option<Span>,
     /// Whether this very step reads or changes it, so that its results show it.
     pub shown_now: bool,
-    /// How likely the next step reads it.
+    /// How likely the next step reads it, from 0 to 1.
     pub probability: f32,
 }
 

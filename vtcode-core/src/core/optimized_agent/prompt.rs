@@ -83,7 +83,8 @@ pub fn assemble(
 }
 
 /// Reads the instructions for a folder: the user's own, then those of the repository from its top
-/// down to the folder. A link in a repository cannot make it read what lies outside.
+/// down to the folder. A link in a repository cannot make it read what lies outside. A file of more
+/// than 16 KiB is cut, and says so; one that cannot be read is left out.
 pub fn instructions(folder: &Path, user_dir: Option<&Path>) -> Vec<Instructions> {
     let mut found: Vec<Instructions> = user_dir.into_iter().filter_map(read_one).collect();
     let top = folder.ancestors().find(|dir| dir.join(".git").exists()).unwrap_or(folder);

@@ -44,7 +44,8 @@ impl Rehearsal {
     }
 
     /// Takes the state machine through it; performs nothing of what it orders, and lets go of each
-    /// order at once. Returns the number of its orders.
+    /// order at once. Returns the number of its orders. Panics when the prompt does not come to its
+    /// end.
     pub fn run(self) -> usize {
         let (mut phase, mut actions, mut orders) = (Phase::Idle, Vec::new(), 0);
         for input in self.inputs {
@@ -56,7 +57,8 @@ impl Rehearsal {
         orders
     }
 
-    /// Does the same and hands the orders over, as to who performs them.
+    /// Does the same and hands the orders over, as to who performs them. Panics as
+    /// [`run`](Self::run) does.
     pub fn give(self, orders: &mut Orders) {
         let mut phase = Phase::Idle;
         for input in self.inputs {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Fewer samples say nothing.
+/// Samples that a comparison needs on each side; fewer say nothing.
 pub const MIN_SAMPLES: usize = 5;
 
 /// More are thinned out evenly: the interval does not get better, only dearer.
@@ -25,8 +25,8 @@ pub struct Comparison {
     pub low: f64,
     /// The interval's upper end.
     pub high: f64,
-    /// How often a sample of the second side is larger than one of the first: 0.5 is no
-    /// difference.
+    /// How often a sample of the second side is larger than one of the first, from 0 to 1: 0.5 is
+    /// no difference.
     pub larger_share: f64,
     /// Samples of either side, or pairs, that were used.
     pub samples: usize,
@@ -110,7 +110,7 @@ pub fn compare_pairs(pairs: &[(f64, f64)], confidence: f64) -> Option<Comparison
     })
 }
 
-/// Returns the middle of some numbers, of which there is at least one; reorders them.
+/// Returns the middle of some numbers; reorders them. Panics when there is none.
 pub fn median(numbers: &mut [f64]) -> f64 {
     let half = numbers.len() / 2;
     let odd = numbers.len() % 2 == 1;

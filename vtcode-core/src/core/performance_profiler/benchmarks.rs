@@ -84,7 +84,8 @@ pub enum ProfilerError {
     },
 }
 
-/// What a measurement found.
+/// What a measurement found. Its percentiles are off by at most 1 %, as those of a
+/// [`Histogram`] are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkResults {
     /// Its name.
@@ -113,7 +114,8 @@ pub struct BenchmarkResults {
     pub max: Duration,
     /// What the process used meanwhile.
     pub resources: Resources,
-    /// The samples that are kept, in nanoseconds, in order while there are few.
+    /// The samples that are kept, in nanoseconds: all, in order, up to 4,096; of more, an even
+    /// choice of as many.
     pub samples_ns: Vec<u64>,
 }
 
@@ -147,12 +149,13 @@ impl PerformanceProfiler {
         Self::default()
     }
 
-    /// Begins a measurement.
+    /// Begins a measurement. Fails as [`begin`](Self::begin) does.
     pub async fn start_benchmark(&self, name: &str) -> Result<(), ProfilerError> {
         self.begin(name).map(|_| ())
     }
 
-    /// Begins a measurement and returns what records into it: the cheapest way.
+    /// Begins a measurement and returns what records into it: the cheapest way. Fails when one of
+    /// that name runs, or the name would be the 257th.
     pub fn begin(&self, name: &str) -> Result<Recorder, ProfilerError> {
         let named = || name.to_owned();
         let measurement =
@@ -163,7 +166,7 @@ impl PerformanceProfiler {
         Ok(Recorder(Arc::clone(measurement)))
     }
 
-    /// Records one operation of a measurement that runs.
+    /// Records one operation of a measurement that runs. Fails when none of that name does.
     pub async fn record_operation(
         &self,
         name: &str,
@@ -175,8 +178,8 @@ impl PerformanceProfiler {
         Ok(())
     }
 
-    /// Ends a measurement and returns what it found. The profiler keeps the newest runs of each
-    /// name.
+    /// Ends a measurement and returns what it found. The profiler keeps the newest 16 runs of each
+    /// name. Fails when no measurement of that name runs.
     pub async fn end_benchmark(&self, name: &str) -> Result<BenchmarkResults, ProfilerError> {
         let ended = self.table.find(name).and_then(|found| found.end());
         ended.ok_or_else(|| ProfilerError::NotRunning { name: name.to_owned() })
@@ -187,7 +190,8 @@ impl PerformanceProfiler {
         self.table.find(name)?.runs().last().cloned()
     }
 
-    /// Takes a run that was measured before, such as a stored baseline.
+    /// Takes a run that was measured before, such as a stored baseline. Fails when its name would
+    /// be the 257th.
     pub fn add_run(&self, run: BenchmarkResults) -> Result<(), ProfilerError> {
         let name = run.name.clone();
         let found = self.table.find_or_add(&name).ok_or(ProfilerError::TooMany { name })?;
@@ -196,7 +200,8 @@ impl PerformanceProfiler {
     }
 
     /// Writes all runs that are kept as JSON, `{"benchmarks": […]}`, the oldest of each name first.
-    /// The file is replaced as a whole or not at all.
+    /// The file is replaced as a whole or not at all. Fails when it, or the one beside it that
+    /// takes its place, cannot be written.
     pub async fn export_results(&self, path: impl AsRef<Path>) -> Result<(), ProfilerError> {
         let path = path.as_ref();
         let runs: Vec<BenchmarkResults> =
@@ -205,7 +210,8 @@ impl PerformanceProfiler {
             .map_err(|cause| ProfilerError::Unwritable { path: path.to_owned(), cause })
     }
 
-    /// Compares the newest run of one name with the newest of another.
+    /// Compares the newest run of one name with the newest of another, without their warm-up. Fails
+    /// when no run of a name has ended, or one has fewer than [`MIN_SAMPLES`] samples.
     pub fn compare(&self, baseline: &str, current: &str) -> Result<Comparison, ProfilerError> {
         let samples = |name: &str| {
             let run = self.newest(name);
@@ -253,6 +259,8 @@ pub struct BenchmarkUtils;
 #[expect(clippy::unused_async, reason = "as the profiler's calls")]
 impl BenchmarkUtils {
     /// Calls `function` so many times, records each call under `name` and returns the figures.
+    /// Fails as the profiler's [`begin`](PerformanceProfiler::begin) does, or when somebody else
+    /// ended the measurement meanwhile.
     pub async fn benchmark_function<T>(
         profiler: &PerformanceProfiler,
         name: &str,
@@ -270,7 +278,9 @@ impl BenchmarkUtils {
 
     /// Returns false when the newest run of `current` is slower than the newest of `baseline` by
     /// more than so many percent, and it is certain to 99 %: a difference that noise explains
-    /// passes. Compares medians after a warm-up, so outliers neither raise nor hide an alarm.
+    /// passes. Compares medians after a warm-up, so outliers neither raise nor hide an alarm. Fails
+    /// when the bound is no number from 0 on, and as the profiler's
+    /// [`compare`](PerformanceProfiler::compare) does.
     pub async fn regression_test(
         profiler: &PerformanceProfiler,
         baseline: &str,

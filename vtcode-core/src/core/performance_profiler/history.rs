@@ -23,7 +23,8 @@ struct Run {
     own_us: Vec<f64>,
 }
 
-/// Returns our own part of each turn, in microseconds.
+/// Returns our own part of each of the newest 256 turns, in microseconds and in order, without
+/// those that had none.
 pub fn own_work(turns: &Turns) -> Vec<f64> {
     let all = turns.iter().rev().take(TURNS).map(|turn| {
         let own = turn.critical_path().waited(|on| *on == Waited::Us);
@@ -34,7 +35,9 @@ pub fn own_work(turns: &Turns) -> Vec<f64> {
     all
 }
 
-/// Holds a run against those before it, and keeps it. None where there is too little to compare.
+/// Holds a run against the up to 8 before it, and keeps it; `own_us` is as [`own_work`] returns it.
+/// None where there is too little to compare; a run of fewer than [`MIN_SAMPLES`] turns is not kept
+/// either. Fails when the file is there and cannot be read as text, or cannot be written.
 pub fn hold_against(path: &Path, own_us: Vec<f64>) -> io::Result<Option<Comparison>> {
     if own_us.len() < MIN_SAMPLES {
         return Ok(None);

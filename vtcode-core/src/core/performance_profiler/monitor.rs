@@ -25,7 +25,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Takes the first reading.
+    /// Takes the first reading. Those of [`look`](Self::look) are at least an interval apart; no
+    /// timer runs.
     pub fn new(interval: Duration) -> Self {
         let now = Resources::read();
         let mut monitor = Self {

@@ -32,7 +32,7 @@ pub struct SessionReport {
     pub started_at_ms: u64,
     /// The provider's and the model's names, of the newest run.
     pub model: String,
-    /// The first words of each prompt.
+    /// The first words of each prompt, at most 160 characters.
     pub prompts: Vec<String>,
     /// Where the time went.
     pub profile: Profile,
@@ -48,7 +48,7 @@ pub struct SessionReport {
 /// What the requests of a session used.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
-    /// The newest attempts, each with the moment of its end.
+    /// The newest attempts, at most 10,000, each with the moment of its end by the session's clock.
     pub attempts: Vec<(Duration, Attempt)>,
     /// All attempts.
     pub count: u64,
@@ -231,7 +231,9 @@ impl SessionReport {
     }
 
     /// Sends the session's figures and spans to an OpenTelemetry collector, such as
-    /// `http://127.0.0.1:4318`. Blocks.
+    /// `http://127.0.0.1:4318`. Blocks, up to 10 seconds for the connection and for each read and
+    /// write. Fails when the address is not one of `http://`, nobody answers there in time, or the
+    /// answer is not of the 200s; the figures go first and may have arrived.
     #[cfg(feature = "telemetry")]
     pub fn send_otlp(&self, base_url: &str) -> std::io::Result<()> {
         telemetry::send(self, base_url)

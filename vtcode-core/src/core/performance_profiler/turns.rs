@@ -254,7 +254,7 @@ impl Turns {
         }
     }
 
-    /// Returns the newest turns, in order.
+    /// Returns the newest turns, at most 4,096, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &TurnProfile> {
         self.newest.iter()
     }

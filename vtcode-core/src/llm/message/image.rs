@@ -24,7 +24,9 @@ const MAX_IMAGES: usize = 20;
 /// the strictest wire takes of a request, and leave room for the conversation.
 const MAX_ALL_BYTES: usize = 14 << 20;
 
-/// The most bytes of one image where the wire sets no bound of its own.
+/// The most bytes of one image where the wire sets no bound of its own: 14 MiB, which is what all
+/// images of a prompt may have together. As base64 they fit into the 20 MB that the strictest wire
+/// takes of a request.
 pub const MAX_IMAGE_BYTES: usize = MAX_ALL_BYTES;
 
 /// What kind of image it is; all wires take these four.
@@ -45,7 +47,7 @@ impl ImageKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Png, Self::Jpeg, Self::Gif, Self::Webp];
 
-    /// Returns what a file is whose first bytes are these.
+    /// Returns what a file is whose first bytes are these; 12 of them are enough.
     pub fn of(start: &[u8]) -> Option<Self> {
         match start {
             [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Self::Png),
@@ -84,7 +86,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// Returns the image that a file with these bytes is.
+    /// Returns the image that a file with these bytes is. Fails when they do not begin as one of
+    /// the four kinds does; the size is not looked at.
     pub fn new(data: impl Into<Bytes>) -> Result<Self, ImageError> {
         let data = data.into();
         let kind = ImageKind::of(&data).ok_or_else(|| ImageError::Unknown { is: looks(&data) })?;
@@ -97,7 +100,7 @@ impl Image {
         self.kind
     }
 
-    /// Returns how many bytes it has.
+    /// Returns how many bytes its file has.
     pub fn len(&self) -> usize {
         self.bytes
     }
@@ -152,7 +155,7 @@ impl fmt::Debug for Image {
 pub struct Images {
     /// How many.
     pub count: usize,
-    /// Their bytes as text.
+    /// Their bytes as base64.
     pub bytes: usize,
 }
 
@@ -163,13 +166,13 @@ impl Images {
         Self { count: images.len(), bytes }
     }
 
-    /// Returns the bytes of text that take as many tokens as they do.
+    /// Returns the bytes of text that take as many tokens as they do, at 4 bytes a token.
     pub fn weight(self) -> usize {
         self.count * IMAGE_TOKENS * BYTES_PER_TOKEN
     }
 
-    /// Returns the size of what holds them, with each counted as the text that takes as much of a
-    /// model's window.
+    /// Returns the size of what holds them, in bytes, with each counted as the text that takes as
+    /// much of a model's window. `bytes` is its size with the images as base64.
     pub fn weighed(self, bytes: usize) -> usize {
         bytes.saturating_sub(self.bytes) + self.weight()
     }
@@ -187,12 +190,14 @@ impl std::ops::AddAssign for Images {
 pub struct ImageRules {
     /// Whether the model reads any, as far as is known.
     pub taken: bool,
-    /// The most bytes of one.
+    /// The most bytes of one, as its file holds them.
     pub max_bytes: usize,
 }
 
 impl ImageRules {
-    /// Says why the images of a prompt cannot be sent, if they cannot.
+    /// Says why the images of a prompt cannot be sent, if they cannot. Fails when the model reads
+    /// none, one is larger than `max_bytes`, or there are more than 20 or, taken together, more
+    /// than 14 MiB of them.
     pub fn check(&self, images: &[Image]) -> Result<(), ImageError> {
         if !self.taken && !images.is_empty() {
             return Err(ImageError::NotTaken);
@@ -235,10 +240,10 @@ pub enum ImageError {
         /// The bound.
         limit_bytes: usize,
     },
-    /// There are too many.
+    /// There are more than 20.
     #[error("a prompt may have {MAX_IMAGES} images")]
     TooMany,
-    /// All of them together are too large.
+    /// All of them together have more than 14 MiB.
     #[error("the images of a prompt may have {} together: scale them down", mib(MAX_ALL_BYTES as u64))]
     TooMuch,
 }

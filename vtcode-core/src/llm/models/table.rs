@@ -4,7 +4,7 @@ use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::config::endpoint::Wire;
 use crate::config::limits::Price;
 
-/// When the table was read from the providers' documents.
+/// When the table was read from the providers' documents, as year and month.
 pub const READ: &str = "2026-11";
 
 struct Row {

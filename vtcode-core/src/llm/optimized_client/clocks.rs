@@ -22,7 +22,9 @@ const PATIENCE: u32 = 4;
 pub enum Clock {
     /// Until the connection stands.
     Connect,
-    /// From the request sent to the first byte of the answer's body.
+    /// From the request sent to the first byte of the answer's body. Once 20 answers of the
+    /// endpoint have come, it runs for four times what 99 of 100 took, within the bounds of the
+    /// limits.
     FirstByte,
     /// Between two chunks of the answer.
     Gap,
@@ -64,7 +66,7 @@ pub struct Silence {
     pub clock: Clock,
     /// For how long nothing has come.
     pub elapsed: Duration,
-    /// How long that may be.
+    /// How long that may be, by the clock that runs.
     pub limit: Duration,
 }
 

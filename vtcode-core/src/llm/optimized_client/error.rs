@@ -9,7 +9,7 @@ use crate::llm::provider::DecodeError;
 use super::clocks::Clock;
 
 /// Why a model request failed. The causes stand in the message, as it is all that a retry event,
-/// a JSON line or a status bar shows.
+/// a JSON line or a status bar shows. A provider's words are cut after 1,000 characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LlmError {
@@ -86,7 +86,7 @@ pub enum LlmError {
     /// Too many requests, and the wait is longer than we may wait.
     #[error("the provider limits the rate: {message}; {}", come_back(*.retry_after))]
     RateLimited {
-        /// When to come back, if the provider said so.
+        /// How long to wait, if the provider said so, or the client's own limits do.
         retry_after: Option<Duration>,
         /// The provider's words.
         message: String,
@@ -94,7 +94,7 @@ pub enum LlmError {
     /// The provider does not take the request; sending it again changes nothing.
     #[error("the provider does not take the request (HTTP {status}): {message}")]
     BadRequest {
-        /// The HTTP status.
+        /// The HTTP status; 200 where the error came in an answer's place.
         status: u16,
         /// The provider's words.
         message: String,
@@ -104,7 +104,7 @@ pub enum LlmError {
     Server {
         /// The HTTP status.
         status: u16,
-        /// When to come back, if the provider said so.
+        /// How long to wait, if the provider said so.
         retry_after: Option<Duration>,
         /// The provider's words.
         message: String,
@@ -128,7 +128,7 @@ pub enum LlmError {
     /// The answer outgrew the bound.
     #[error("the answer is longer than {limit_bytes} bytes")]
     TooLong {
-        /// The bound.
+        /// The bound: 256 MiB for the whole answer, 32 MiB for one event or line of it.
         limit_bytes: usize,
     },
     /// The images of a request cannot be sent; nothing was.

@@ -84,13 +84,13 @@ impl Running {
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ClientMetrics {
-    /// Logical requests.
+    /// Logical requests; those that a kept answer or one on its way served are not among them.
     pub requests: u64,
     /// Attempts, by how they ended; those that never happened are left out.
     pub attempts: Vec<(Outcome, u64)>,
-    /// Requests that had to wait for a rate limit, and their waits together.
+    /// Waits for a rate limit; each attempt of a request may have one.
     pub waits: u64,
-    /// The time of those waits.
+    /// The time of those waits together, as it was set when each began.
     pub waited: Duration,
     /// Whole answers given again because they were kept.
     pub answers_kept: u64,

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 
-/// Gives the answer to a request of so many bytes.
+/// Gives the answer to a request whose body has so many bytes.
 pub type Recorded = Arc<dyn Fn(usize) -> RecordedAnswer + Send + Sync>;
 
-/// The body of an answer, a piece at a time, each when it is due.
+/// The body of an answer with HTTP status 200, a piece at a time, each when it is due: the bytes as
+/// the endpoint's wire has them.
 pub type RecordedAnswer = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
 /// Returns the response whose body these bytes are.

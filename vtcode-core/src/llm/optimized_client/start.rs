@@ -58,10 +58,10 @@ pub enum StartError {
 impl OptimizedLLMClient {
     /// Returns a client that does not know its endpoint until [`start`](Self::start) is called.
     ///
-    /// `pool_size` connections are kept while nothing goes over them, `cache_size` answers are
+    /// `pool_size` connections are kept while nothing goes over them, `cache_size` answers
     /// at temperature 0 are kept in memory, `rate_limit_rps` requests go out in a second
-    /// (0: no limit of the program's) and `burst` of them at once after a pause. The settings
-    /// hold, too: the lower number wins.
+    /// (0 or less: no limit of the program's, and no `burst`) and `burst` of them at once after a
+    /// pause. The settings hold, too: the lower number wins.
     ///
     /// ```no_run
     /// use vtcode_core::llm::message::LLMRequest;
@@ -89,14 +89,18 @@ impl OptimizedLLMClient {
     /// Finds the endpoint as `vtcode exec` in the current folder does: the folder's and the user's
     /// settings, the environment, then a server of this machine that answers. Rate limits
     /// are shared with the other runs of this user. A client that has started stays
-    /// as it is; one whose start failed may be started again.
+    /// as it is; one whose start failed may be started again. Fails when the current folder cannot
+    /// be found, the settings or the file of keys cannot be read or used, no provider is found or
+    /// one is not known, or an endpoint cannot be used.
     pub async fn start(&self) -> Result<(), StartError> {
         let folder = std::env::current_dir().and_then(|dir| dir.canonicalize());
         let env = files::with_credentials(Env::of_process())?;
         self.start_in(&folder.map_err(StartError::Folder)?, &env).await
     }
 
-    /// Does the same in another folder and environment.
+    /// Does the same in another folder, which must be canonical, and environment. Keys are those of
+    /// `env` alone: the file of keys is not read. Fails when the settings cannot be read or used,
+    /// no provider is found or one is not known, or an endpoint cannot be used.
     pub async fn start_in(&self, folder: &Path, env: &Env) -> Result<(), StartError> {
         self.routes.get_or_try_init(|| self.find(folder, env)).await?;
         Ok(())

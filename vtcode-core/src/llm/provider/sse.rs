@@ -16,7 +16,7 @@ pub enum SseError {
     /// A line or an event outgrew the bound.
     #[error("the stream holds an event of more than {limit_bytes} bytes")]
     TooLong {
-        /// The bound.
+        /// The bound; 32 MiB for a line as for the data of an event.
         limit_bytes: usize,
     },
 }
@@ -60,7 +60,8 @@ impl SseParser {
     }
 
     /// Takes the next bytes and calls `on_event` with the type (empty if none was named) and the
-    /// data of each event that they complete. Bytes that are not UTF-8 become U+FFFD.
+    /// data of each event that they complete. Bytes that are not UTF-8 become U+FFFD. Fails when a
+    /// line, or the data of an event, has more than 32 MiB; events before it were given out.
     pub fn push(
         &mut self,
         mut bytes: &[u8],

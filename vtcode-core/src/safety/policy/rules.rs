@@ -55,7 +55,9 @@ impl Rules {
 }
 
 impl Rule {
-    /// Reads a rule as a command line is read, so that quotes mean what they mean there.
+    /// Reads a rule as a command line is read, so that quotes mean what they mean there. Fails,
+    /// with what is wrong, for a text that is not one simple command of plain words: one that is
+    /// empty, or has several commands, a redirection or a pattern.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let line = grammar::parse(text).and_then(|tree| CommandLine::read(text, &tree));
         let line = line.ok_or("it is no command line of plain words")?;

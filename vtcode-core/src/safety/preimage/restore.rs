@@ -18,7 +18,7 @@ use crate::tools::tool::{ChangeKind, FileChange};
 pub enum Which {
     /// The newest one that changed something and was not taken back yet.
     Newest,
-    /// This one.
+    /// The one of this number, from 1.
     Turn(u32),
     /// All, as if the session had never been.
     All,
@@ -40,7 +40,7 @@ pub struct Turn {
 /// What taking turns back means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The turns, the oldest first.
+    /// The numbers of the turns, the oldest first.
     pub turns: Vec<u32>,
     steps: Vec<Step>,
     /// Paths that cannot be restored, and why.
@@ -62,7 +62,8 @@ pub struct Conflict {
     pub path: String,
     /// What is different.
     pub why: String,
-    /// What undo would change in it, as a unified difference; empty where that says nothing.
+    /// What undo would change in it, as the first 40 lines of a unified difference; empty where
+    /// that says nothing, as of a file of more than 1 MiB or one that is not UTF-8.
     pub difference: String,
 }
 
@@ -212,7 +213,8 @@ struct Net {
 }
 
 impl Preimages {
-    /// Returns the turns that changed something, the oldest first.
+    /// Returns the turns that changed something, the oldest first. Fails when the log of changes
+    /// cannot be read.
     pub fn turns(&self) -> Result<Vec<Turn>, UndoError> {
         let history = self.history()?;
         let turns = history.changes.keys().filter(|turn| !history.undos.contains_key(turn));
@@ -224,7 +226,9 @@ impl Preimages {
         Ok(turns.filter(|turn| !turn.paths.is_empty()).collect())
     }
 
-    /// Returns what taking these turns back would do.
+    /// Returns what taking these turns back would do. Fails when the log of changes cannot be read,
+    /// when there is nothing to take back or no such turn, and when somebody else changed a path
+    /// between two changes of the session.
     pub fn plan(&self, which: Which) -> Result<Plan, UndoError> {
         let history = self.history()?;
         let turns: Vec<u32> = match which {
@@ -273,7 +277,7 @@ impl Preimages {
     }
 
     /// Returns what taking back would change now. Fails where a path is not what the session left,
-    /// and where what is needed is not there.
+    /// where what is needed is not there, and where a path lies outside the workspace.
     pub fn preview(&self, workspace: &Workspace, plan: &Plan) -> Result<Restored, UndoError> {
         let work = self.lock().prepare(workspace, plan)?;
         Ok(Restored {
@@ -283,7 +287,9 @@ impl Preimages {
     }
 
     /// Takes the turns back. The workspace is one that announces its changes here, so that this
-    /// can be taken back, too.
+    /// can be taken back, too. Fails as [`Preimages::preview`] does, before anything is touched;
+    /// when a step fails, and then the error says whether those before it were taken back; and when
+    /// all is restored but the log cannot be written.
     pub fn undo(&self, workspace: &Workspace, plan: &Plan) -> Result<Restored, UndoError> {
         self.begin_turn();
         let work = self.lock().prepare(workspace, plan)?;

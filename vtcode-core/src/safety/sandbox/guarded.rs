@@ -164,7 +164,8 @@ impl Guard {
         Self { roots: roots.iter().map(before).collect(), mounted }
     }
 
-    /// Undoes what was changed, and returns what that was.
+    /// Undoes what was changed, and returns what that was, each path relative to its folder. A file
+    /// that had more than 1 MiB is not put back.
     pub fn undo(&self) -> Vec<String> {
         self.roots.iter().flat_map(|before| before.undo(self.mounted)).collect()
     }

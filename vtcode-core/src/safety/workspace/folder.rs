@@ -41,7 +41,8 @@ impl Folder {
         self.dir
     }
 
-    /// Returns the entries in the order the system keeps them, without `.` and `..`.
+    /// Returns the entries in the order the system keeps them, without `.` and `..`. Fails when the
+    /// folder cannot be read, at once or at any entry.
     pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<(OsString, EntryKind)>>> {
         let entries = rustix::fs::Dir::read_from(&self.dir)?;
         Ok(entries.filter_map(move |entry| {
@@ -61,22 +62,25 @@ impl Folder {
         }))
     }
 
-    /// Returns the folder's own version, which changes with the set of its names.
+    /// Returns the folder's own version, which changes with the set of its names. Fails when the
+    /// system cannot tell it.
     pub fn version(&self) -> io::Result<Version> {
         Ok(Version::of_stat(&rustix::fs::fstat(&self.dir)?))
     }
 
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading. Fails when the entry is none, a link to one included, or
+    /// may not be read. Where assertions are on, panics on a name that holds a `/`.
     pub fn open_file(&self, name: &OsStr) -> io::Result<(File, Metadata)> {
         regular(self.open(name, OFlags::NONBLOCK | OFlags::NOCTTY)?)
     }
 
-    /// Opens a folder.
+    /// Opens a folder. Fails when the entry is none, a link to one included, or may not be read.
+    /// Where assertions are on, panics on a name that holds a `/`.
     pub fn open_folder(&self, name: &OsStr) -> io::Result<Self> {
         self.open(name, OFlags::DIRECTORY).map(Self::new)
     }
 
-    /// Returns the text of a link.
+    /// Returns the text of a link. Fails when the entry is none.
     pub fn link_target(&self, name: &OsStr) -> io::Result<OsString> {
         let target = rustix::fs::readlinkat(&self.dir, name, Vec::new())?;
         Ok(OsString::from_vec(target.into_bytes()))

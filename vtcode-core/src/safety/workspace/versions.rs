@@ -35,7 +35,8 @@ impl Versions {
         self.lock().remove(&path);
     }
 
-    /// Writes them to a file of the session's, whole, for when it goes on.
+    /// Writes them to a file of the session's, whole, for when it goes on. Fails when that, or the
+    /// one beside it that becomes it, cannot be written.
     pub fn save(&self, file: &Path) -> io::Result<()> {
         // A name that is no text is left out: the model is asked to read that file again.
         let seen: Vec<(String, Version)> = self

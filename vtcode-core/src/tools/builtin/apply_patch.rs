@@ -91,7 +91,7 @@ pub enum PatchError {
         /// One for each section that does not fit, beginning with its path.
         problems: Vec<String>,
     },
-    /// A file could not be written.
+    /// A file could not be written, or was changed by somebody else after it was read.
     #[error("cannot write `{path}`: {cause}; {}", left_text(left))]
     Write {
         /// The file.
@@ -179,7 +179,9 @@ impl Tool for ApplyPatch {
     }
 }
 
-/// Applies a patch to the files of `workspace`, all of it or nothing.
+/// Applies a patch to the files of `workspace`, all of it or nothing. Fails when the text is no
+/// patch, when it does not fit the files or names one that may not be written, and when a file
+/// cannot be written; it is never [`PatchError::Cancelled`]. Blocks.
 pub fn apply(workspace: &Workspace, patch: &str) -> Result<Applied, PatchError> {
     apply_unless(workspace, patch, &CancellationToken::new())
 }

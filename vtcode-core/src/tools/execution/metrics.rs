@@ -41,7 +41,7 @@ pub struct PipelineMetrics {
     pub stale_rejected: u64,
     /// Calls refused because too many waited.
     pub overloaded: u64,
-    /// How many batches of each size ran, from 1; the last counts all larger ones, too.
+    /// How many batches of each size ran, from 1 to 16; the last counts all larger ones, too.
     pub batch_sizes: Vec<u64>,
     /// Tools that the catalog did not take.
     pub not_taken: u64,

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::tools::tool::ToolError;
 
-/// How urgent a call is.
+/// How urgent a call is. Waiting for a slot counts, too: each `aging` of the limits as one level,
+/// but nothing overtakes a critical call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExecutionPriority {
     /// It can wait for what somebody waits for.

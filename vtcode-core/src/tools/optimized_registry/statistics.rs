@@ -24,7 +24,8 @@ struct Times {
     waited: Histogram,
 }
 
-/// What became of a tool's calls so far.
+/// What became of a tool's calls so far, without those that were answered with a kept or a shared
+/// result. All numbers are zero when the limits turn `statistics` off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolMetrics {
     /// The tool.

@@ -27,7 +27,8 @@ macro_rules! features {
 /// How many features there are.
 pub const FEATURES: usize = Feature::ALL.len();
 
-/// What each feature adds to the logarithm of a file's odds.
+/// What each feature adds to the natural logarithm of a file's odds, in the order of
+/// [`Feature::ALL`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights(pub [f32; FEATURES]);
 

@@ -52,13 +52,14 @@ impl Worth {
         }
     }
 
-    /// Returns what attaching so many tokens gains, if they are asked for with this probability.
+    /// Returns what attaching so many tokens gains, in input tokens at their full price, if they
+    /// are asked for with this probability, from 0 to 1. Below 0 it is a loss.
     pub fn gain(&self, probability: f32, tokens: u64) -> f64 {
         let probability = f64::from(probability);
         probability * self.step - (1.0 - probability) * tokens as f64 * self.token
     }
 
-    /// Returns the probability from which on so many tokens are worth attaching.
+    /// Returns the probability, from 0 to 1, from which on so many tokens are worth attaching.
     pub fn break_even(&self, tokens: u64) -> f64 {
         let cost = tokens as f64 * self.token;
         if cost + self.step > 0.0 { cost / (cost + self.step) } else { 1.0 }
@@ -79,7 +80,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Returns the bounds within which at most so many tokens are attached to one result.
+    /// Returns the bounds within which at most so many tokens are attached to one result: of 3
+    /// files at most, and of a file that does not fit, 120 lines.
     pub fn of(tokens: u64) -> Self {
         Self { files: 3, tokens, whole_tokens: tokens, part_lines: 120 }
     }
@@ -90,8 +92,8 @@ pub const TOKEN_BYTES: u64 = 4;
 /// Bytes of a line of source code, about.
 pub const LINE_BYTES: u64 = 40;
 
-/// Returns what of a file of this size is worth showing, and the tokens that it takes: the whole of
-/// a small one, else the lines round the one that was named, or those after what was read.
+/// Returns what of a file of so many bytes is worth showing, and the tokens that it takes: the
+/// whole of a small one, else the lines round the one that was named, or those after what was read.
 pub fn part(guess: &Guess<'_>, bytes: u64, bounds: &Bounds) -> (Span, u64) {
     let tokens = bytes.div_ceil(TOKEN_BYTES);
     if tokens <= bounds.whole_tokens {

@@ -28,7 +28,8 @@ pub struct Expanded {
 
 /// Follows each `@path`, `@path:10`, `@path:10-40` and `@"a path"` of a prompt into the workspace.
 /// A mention begins the prompt or stands behind a blank or an opening bracket, so that addresses
-/// of people are left alone.
+/// of people are left alone. Of one file about 64 KiB of text are shown, of all together about
+/// 256 KiB, and of a folder 200 names; what cannot be attached is told in [`Expanded::missed`].
 pub fn expand(prompt: Prompt, workspace: &Workspace, rules: &ImageRules) -> Expanded {
     let words = prompt.text.clone();
     let mut expanded = Expanded { prompt, attached: Vec::new(), missed: Vec::new() };

@@ -22,7 +22,9 @@ use crate::tools::tool::{CallContext, Detail, ToolError, ToolOutput};
 /// How many may run at once.
 const MAX: usize = 8;
 
-/// The long-lived commands of one session, shared by the tools that start, watch and stop them.
+/// The long-lived commands of one session, shared by the tools that start, watch and stop them. At
+/// most 8 run at once. Dropping it kills all that run, and blocks until they are dead, but for no
+/// longer than a second each.
 #[derive(Default)]
 pub struct Background {
     /// In the order started: the first is `bg1`.

@@ -52,7 +52,8 @@ pub struct CheckPlan<'a> {
     pub private: Vec<PathBuf>,
     /// The environment, from which secrets are taken out here.
     pub env: Vec<(OsString, OsString)>,
-    /// About how much is kept of what a check says.
+    /// About how many bytes are kept of what a check says: three quarters from its beginning, the
+    /// rest from its end.
     pub result_bytes: usize,
 }
 
@@ -100,7 +101,7 @@ pub struct Checked {
     pub end: CheckEnd,
     /// Its exit code, if it came to one.
     pub exit_code: Option<i32>,
-    /// What it said, as far as it is kept.
+    /// What it said, as far as it is kept: all of it, or its beginning and its end.
     pub text: String,
     /// What it and all that it started used of the processor.
     pub cpu: Duration,
@@ -123,6 +124,8 @@ impl Checked {
 
 impl Check {
     /// Makes the check that is asked for; none where none is, or where the folder calls for none.
+    /// Fails when the permissions refuse the command or would ask about it, when a folder cannot be
+    /// opened, and when the command cannot be confined.
     pub fn new(plan: CheckPlan<'_>) -> Result<Option<Self>, NoCheck> {
         let env = without_secrets(plan.env);
         let root = plan.workspace.root();
@@ -184,8 +187,9 @@ impl Check {
         &self.command
     }
 
-    /// Runs it, until it used so much of the processor or took so long. Dropping the future ends
-    /// all that it started.
+    /// Runs it, until it used `cpu` of the processor, which is looked at every 200 ms, or took
+    /// `wall` in all. One that cannot be started is [`CheckEnd::Unusable`]. Dropping the future
+    /// ends all that it started.
     pub async fn run(&self, cpu: Duration, wall: Duration, cancel: &CancellationToken) -> Checked {
         let started = Instant::now();
         let Ok(mut running) = self.tool.spawn(&self.command, GRACE) else {
