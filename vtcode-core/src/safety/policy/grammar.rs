@@ -15,7 +15,8 @@ const MAX_BYTES: usize = 16 * 1024;
 /// is stopped: counted in steps, so that the same line gets the same verdict on a busy machine.
 const MAX_REPORTS: usize = 250;
 
-/// Parses a command line; none when it is too long or too deep to be read in reasonable time.
+/// Parses a command line; none when it is too long or too deep to be read in reasonable time, or
+/// holds what the parser cannot be given.
 pub(super) fn parse(text: &str) -> Option<Tree> {
     thread_local! {
         static PARSER: RefCell<Parser> = RefCell::new({
@@ -26,7 +27,7 @@ pub(super) fn parse(text: &str) -> Option<Tree> {
             parser
         });
     }
-    if text.len() > MAX_BYTES {
+    if text.len() > MAX_BYTES || is_misread(text) {
         return None;
     }
     let mut reports = 0;
@@ -44,4 +45,31 @@ pub(super) fn parse(text: &str) -> Option<Tree> {
             Some(ParseOptions::new().progress_callback(&mut progress)),
         )
     })
+}
+
+/// Returns whether a letter beyond U+00FF stands where a range such as `{1..9}` has its numbers. The
+/// grammar's scanner asks the C library whether it is a digit, in a table that ends before it, and
+/// would read what lies behind the table, or end the process.
+fn is_misread(text: &str) -> bool {
+    text.split('{').skip(1).any(|rest| {
+        let rest = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+        rest.starts_with(|c| c > '\u{ff}')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_with_letters_of_the_world_is_not_read_and_ends_no_process() {
+        for text in ["echo {中", "echo {1中..2}", "echo {1..🦀}", "echo {Ā}", "a{{\u{10ffff}"]
+        {
+            assert!(parse(text).is_none(), "{text}");
+        }
+        for text in ["echo {a,中}", "echo 中{1..2}", "echo {é}", "echo '中' {", "echo {1..2}中"]
+        {
+            assert!(parse(text).is_some(), "{text}");
+        }
+    }
 }
