@@ -62,8 +62,8 @@ impl Script {
 
     /// S2: ten turns of four commands that wait.
     pub(super) fn parallel() -> Self {
-        let turn = vec![Step::sleep(); 4];
-        let turns = vec![turn; 10];
+        let turn = |turn: usize| (0..4).map(|call| Step::sleep(turn * 4 + call)).collect();
+        let turns = (0..10).map(turn).collect();
         Self { prompt: "Wait, then say that the bench is done.", turns, words: 0 }
     }
 
@@ -124,9 +124,10 @@ impl Script {
 }
 
 impl Step {
-    fn sleep() -> Self {
+    /// Each another command: an agent may stop a model that repeats itself.
+    fn sleep(number: usize) -> Self {
         let lasts = Duration::from_millis(200);
-        Self { line: "sleep 0.2".to_owned(), shows: Vec::new(), lasts }
+        Self { line: format!("sleep 0.200{number:02}"), shows: Vec::new(), lasts }
     }
 
     fn cat(number: usize) -> Self {
