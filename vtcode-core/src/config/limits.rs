@@ -247,6 +247,11 @@ pub struct ClientLimits {
     /// Connections to a server that are kept while nothing goes over them. 0: each request makes
     /// its own.
     pub idle_connections: usize,
+    /// How often an HTTP/2 connection that carries a request is asked whether it lives. One that
+    /// carries none is not asked: no timer runs while nothing happens.
+    pub ping: Duration,
+    /// How long it has to answer that.
+    pub pong: Duration,
     /// When an endpoint is left alone for another one.
     pub breaker: BreakerLimits,
     /// What the model's tokens cost, if known.
@@ -380,6 +385,8 @@ impl Limits {
                 max_output_chosen: false,
                 rate: RateLimits::default(),
                 idle_connections: 16,
+                ping: Duration::from_secs(15),
+                pong: Duration::from_secs(10),
                 breaker: BreakerLimits {
                     failures: 3,
                     window: Duration::from_secs(60),

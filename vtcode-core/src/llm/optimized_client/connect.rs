@@ -26,11 +26,6 @@ pub(super) use self::opener::Sent;
 const POOL_IDLE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// How often an HTTP/2 connection that carries a request is asked whether it lives, and how long it
-/// has to answer. One that carries none is not asked: no timer runs while nothing happens.
-const PING: Duration = Duration::from_secs(15);
-const PONG: Duration = Duration::from_secs(10);
-
 /// The longest file of certificates that is read.
 const MAX_CA_BYTES: u64 = 4 << 20;
 
@@ -50,6 +45,8 @@ pub(super) struct Connections {
 struct Plan {
     connect: Duration,
     idle_connections: usize,
+    ping: Duration,
+    pong: Duration,
     authorities: Vec<Certificate>,
 }
 
@@ -74,6 +71,8 @@ impl Connections {
         let plan = Plan {
             connect: limits.connect,
             idle_connections: limits.idle_connections,
+            ping: limits.ping,
+            pong: limits.pong,
             authorities,
         };
         let opener = Opener::new(limits.connect);
@@ -159,8 +158,8 @@ impl Plan {
         install_crypto();
         let mut builder = builder(url, self.connect, self.idle_connections)
             .connector_layer(opener.clone())
-            .http2_keep_alive_interval(PING)
-            .http2_keep_alive_timeout(PONG);
+            .http2_keep_alive_interval(self.ping)
+            .http2_keep_alive_timeout(self.pong);
         if !self.authorities.is_empty() {
             builder = builder.tls_certs_merge(self.authorities.iter().cloned());
         }

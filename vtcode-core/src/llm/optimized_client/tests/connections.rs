@@ -179,6 +179,31 @@ async fn a_stream_that_fell_silent_is_not_followed_by_another_on_its_connection(
     server.abort();
 }
 
+#[tokio::test]
+async fn an_http2_connection_that_answers_no_ping_is_left_before_its_clock() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (ping, pong) = (Duration::from_millis(50), Duration::from_millis(50));
+    // Without pings the clock of the first byte would end it, with another error.
+    let limits = ClientLimits { ping, pong, attempts: 1, ..limits() };
+    let client = trusting(listener.local_addr().unwrap().port(), &limits);
+    let server = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut socket = tls::acceptor(&["h2"]).accept(socket).await.unwrap();
+        // It says that it is there; whatever it is sent after that is read, and not answered.
+        socket.write_all(&HTTP2_REFUSED[..9]).await.unwrap();
+        let mut sent = Vec::new();
+        let _ = socket.read_to_end(&mut sent).await;
+        sent
+    });
+    let (_, error) = events(&client).await;
+    let error = error.expect("nothing answers");
+    assert!(!matches!(error, LlmError::TimedOut { .. }), "{error:?}");
+    drop(client);
+    // A frame of 8 bytes, of the kind PING, that answers none.
+    let sent = server.await.unwrap();
+    assert!(sent.windows(5).any(|head| head == [0, 0, 8, 6, 0]), "{sent:?}");
+}
+
 /// Asks so often, one after the other, and returns what was opened.
 async fn opened_for(client: &OptimizedLLMClient, requests: usize) -> u64 {
     for n in 0..requests {
