@@ -567,12 +567,17 @@ pub(crate) async fn work(
     let (own, max_bytes) = (header.session_id.clone(), settings.limits.state_bytes);
     let below = {
         let sessions = sessions.clone();
-        tokio::task::spawn_blocking(move || sessions.keep_below(max_bytes, &own))
+        tokio::task::spawn_blocking(move || {
+            let mut removed = Vec::new();
+            let done = sessions.keep_below(max_bytes, &own, |gone| removed.push(gone));
+            (removed, done)
+        })
     };
     let result = until_done(&engine).await;
-    match below.await? {
-        Ok(removed) => removed.iter().for_each(|removed| note(&removed.to_string())),
-        Err(error) => note(&format!("cannot keep the sessions below state.max_mb: {error}")),
+    let (removed, done) = below.await?;
+    removed.iter().for_each(|removed| note(&removed.to_string()));
+    if let Err(error) = done {
+        note(&format!("cannot keep the sessions below state.max_mb: {error}"));
     }
     pipeline.shutdown().await;
     // What still runs in the background ends here.

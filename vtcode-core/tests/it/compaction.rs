@@ -142,6 +142,19 @@ async fn what_cannot_be_put_aside_is_summed_up_with_the_same_prefix() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_after_a_summary_either_is_asked_without_another() {
+    let mut replies: Vec<Reply> = (0..8).map(wordy).collect();
+    // The summary takes most of the window itself.
+    replies.push(say("In short: a lot. ".repeat(3_000)));
+    replies.extend([say("Done."), say("Another one.")]);
+    let session = session(Wire::OpenAiChat, narrow(full(), 9_000), replies).await;
+    let outcome = session.run(&["think about it"]).await;
+    assert_eq!(outcome.end, Some(End::Done("Done.".to_owned())));
+    let asked = session.bodies().iter().filter(|body| is_summary_asked_for(body)).count();
+    assert_eq!(asked, 1);
+}
+
+#[tokio::test]
 async fn a_summary_that_fails_costs_detail_and_not_the_task() {
     let mut replies: Vec<Reply> = (0..8).map(wordy).collect();
     replies.push(fail(Fault::status(400)));

@@ -67,17 +67,21 @@ struct Folder {
 impl Sessions {
     /// Removes what is oldest until all sessions together take at most nine tenths of `max_bytes`,
     /// if they take more than that now. `running` is the caller's own session. Does nothing while
-    /// another process does it. Blocks. Returns what was removed, in order. Fails when the folder
-    /// of all sessions is not there or cannot be written, the index cannot be read, or a thing
-    /// cannot be removed; what went before that is then not told.
-    pub fn keep_below(&self, max_bytes: u64, running: &str) -> Result<Vec<Removed>, JournalError> {
+    /// another process does it. Blocks. Tells each thing once it is gone, in order. Fails when the
+    /// folder of all sessions is not there or cannot be written, the index cannot be read, or a
+    /// thing cannot be removed.
+    pub fn keep_below(
+        &self,
+        max_bytes: u64,
+        running: &str,
+        mut tell: impl FnMut(Removed),
+    ) -> Result<(), JournalError> {
         let failed = |cause| JournalError::Unwritable { path: self.dir.clone(), cause };
-        let Some(_lock) = self.quota_lock().map_err(failed)? else { return Ok(Vec::new()) };
+        let Some(_lock) = self.quota_lock().map_err(failed)? else { return Ok(()) };
         let mut folders = self.folders()?;
         let mut total: u64 = folders.iter().map(|f| f.outputs + f.preimages + f.rest).sum();
-        let mut removed = Vec::new();
         if total <= max_bytes {
-            return Ok(removed);
+            return Ok(());
         }
         let enough = max_bytes - max_bytes / 10;
         folders.sort_by(|a, b| (a.updated_at_ms, &a.id).cmp(&(b.updated_at_ms, &b.id)));
@@ -85,7 +89,7 @@ impl Sessions {
         for what in [Kept::Outputs, Kept::Preimages, Kept::Session] {
             for folder in &mut folders {
                 if total <= enough {
-                    return Ok(removed);
+                    return Ok(());
                 }
                 let bytes = match what {
                     Kept::Outputs => std::mem::take(&mut folder.outputs),
@@ -94,11 +98,11 @@ impl Sessions {
                 };
                 if bytes > 0 && self.remove(folder, what)? {
                     total = total.saturating_sub(bytes);
-                    removed.push(Removed { session: folder.id.clone(), what, bytes });
+                    tell(Removed { session: folder.id.clone(), what, bytes });
                 }
             }
         }
-        Ok(removed)
+        Ok(())
     }
 
     /// Returns whether it was removed; a session that is in use is not.

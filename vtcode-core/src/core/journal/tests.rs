@@ -641,7 +641,8 @@ fn sized(state: &State, id: &str, updated_at_ms: u64, outputs: usize, preimages:
 }
 
 fn removed(state: &State, max_bytes: u64, running: &str) -> Vec<(String, Kept)> {
-    let removed = state.sessions.keep_below(max_bytes, running).unwrap();
+    let mut removed = Vec::new();
+    state.sessions.keep_below(max_bytes, running, |gone| removed.push(gone)).unwrap();
     assert!(removed.iter().all(|removed| removed.bytes > 0 && !removed.to_string().is_empty()));
     removed.into_iter().map(|removed| (removed.session, removed.what)).collect()
 }
@@ -672,6 +673,31 @@ fn what_is_oldest_goes_outputs_first_and_journals_last() {
     assert_eq!(ids, ["new"]);
     assert!(state.folder().join("new/spool/1.txt").exists());
     assert!(state.folder().join("new/undo/contents/a").exists());
+}
+
+#[test]
+fn room_is_made_for_more_than_the_next_output() {
+    let state = State::new();
+    for (id, at) in [("old", 1), ("mid", 2), ("new", 3)] {
+        sized(&state, id, at, 10_000, 10_000);
+    }
+    // Without the first it would fit, but be full again at once.
+    let gone = removed(&state, 55_000, "new");
+    assert_eq!(gone, [("old".to_owned(), Kept::Outputs), ("mid".to_owned(), Kept::Outputs)]);
+}
+
+#[test]
+fn what_went_before_something_could_not_be_removed_is_told() {
+    let state = State::new();
+    sized(&state, "old", 1, 10_000, 10_000);
+    // No folder, so that it cannot be removed as one.
+    let contents = state.folder().join("old/undo/contents");
+    std::fs::remove_dir_all(&contents).unwrap();
+    std::fs::write(&contents, "in the way").unwrap();
+    let mut told = Vec::new();
+    let done = state.sessions.keep_below(1, "mine", |gone| told.push(gone.what));
+    assert!(matches!(done, Err(JournalError::Unwritable { path, .. }) if path == contents));
+    assert_eq!(told, [Kept::Outputs]);
 }
 
 #[test]
