@@ -216,6 +216,8 @@ async fn a_work_of_the_users_between_two_turns_is_not_lost_by_undoing_all() {
     let model = ScriptedModel::start(vec![again(), read, again(), say("Done.")]).await;
     let url = model.openai_url();
     user.vtcode(["resume", "--last", "--base-url", &url, "go"]).run().await.exits(0);
+    let told = model.requests()[1].json().to_string();
+    assert!(told.contains("was changed after you last saw it"), "{told}");
     user.vtcode(["undo", "--all"]).run().await.exits(1).says("somebody else changed it");
     assert_eq!(user.folder.read("src/a.rs"), "uno\nmy own line\n");
     user.vtcode(["undo"]).run().await.exits(0);
