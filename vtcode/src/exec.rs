@@ -575,7 +575,9 @@ pub(crate) async fn work(
     };
     let result = until_done(&engine).await;
     let (removed, done) = below.await?;
-    removed.iter().for_each(|removed| note(&removed.to_string()));
+    for line in &removed {
+        note(&line.to_string());
+    }
     if let Err(error) = done {
         note(&format!("cannot keep the sessions below state.max_mb: {error}"));
     }
