@@ -104,3 +104,25 @@ pub(crate) fn grow_with_the_system(step: &[u8], times: usize) {
         unsafe { System.dealloc(block, layout(room)) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    /// A byte in each of many large blocks must not cost what the blocks would hold.
+    #[test]
+    #[cfg(feature = "mimalloc")]
+    fn no_memory_is_held_in_huge_pages() {
+        const MODE: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+        let mode = fs::read_to_string(MODE).unwrap_or_default();
+        if !mode.contains("[madvise]") {
+            eprintln!("SKIPPED: the kernel waits for nobody to ask: {}", mode.trim());
+            return;
+        }
+        let mut large = vec![0u8; 64 << 20];
+        large.iter_mut().step_by(1 << 20).for_each(|byte| *byte = 1);
+        let held = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let huge = held.lines().find(|line| line.starts_with("AnonHugePages:")).unwrap();
+        assert_eq!(huge.split_whitespace().nth(1), Some("0"), "{huge}, {} bytes", large.len());
+    }
+}
