@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,9 +18,12 @@ use crate::allocator;
 use crate::exec::note;
 use crate::exit::{Exit, Usage};
 
+mod kept;
 #[cfg(feature = "demo")]
 mod network;
 mod rows;
+
+use kept::Kept;
 
 /// Measure what each part does better than the plain way, on this machine
 #[derive(Debug, Parser)]
@@ -169,8 +172,13 @@ impl Row {
             if found.spans_one() {
                 text.push_str(": nothing to conclude");
             } else {
-                let _ = write!(text, " = {:+.0} %", 100.0 * (ratio - 1.0));
+                let _ = write!(text, " = {}", percent(ratio));
             }
+        } else {
+            let mut all = self.ours();
+            all.sort_unstable_by(f64::total_cmp);
+            let at = |hundredths: usize| digits(all[(all.len() - 1) * hundredths / 100]);
+            let _ = write!(text, " (90 % of {} readings: {} – {})", all.len(), at(5), at(95));
         }
         text.push('\n');
         if let Some((other, ours)) = self.allocations {
@@ -197,6 +205,13 @@ impl Row {
         }
         text
     }
+}
+
+/// Writes how much more or less than the other side a ratio is, with one more digit where it would
+/// say that nothing is left.
+fn percent(ratio: f64) -> String {
+    let more = 100.0 * (ratio - 1.0);
+    if more < -99.0 { format!("{more:+.1} %") } else { format!("{more:+.0} %") }
 }
 
 fn digits(number: f64) -> String {
@@ -227,6 +242,7 @@ fn all() -> Vec<Measure> {
     let mut all: Vec<Measure> = vec![
         ("memory_pool", rows::memory_pool),
         ("memory_pool_glibc", rows::memory_pool_glibc),
+        ("memory_pool_overhead", rows::memory_pool_overhead),
         ("tool_registry", rows::tool_registry),
         ("tool_pipeline", rows::tool_pipeline),
         ("tool_pipeline_batched", rows::tool_pipeline_batched),
@@ -240,21 +256,20 @@ fn all() -> Vec<Measure> {
     ];
     #[cfg(feature = "demo")]
     {
-        all.insert(5, ("llm_client", network::llm_client));
-        all.insert(7, ("agent_loop_polling", network::agent_loop_polling));
+        let at = |all: &[Measure], name| all.iter().position(|row| row.0 == name).unwrap_or(0);
+        all.insert(at(&all, "agent_loop"), ("llm_client", network::llm_client));
+        let polling = ("agent_loop_polling", network::agent_loop_polling as fn(&Limits) -> _);
+        all.insert(at(&all, "request_rendering"), polling);
         all.push(("turn_gap", network::turn_gap));
     }
     all
 }
 
 pub(crate) fn run(options: &Bench) -> anyhow::Result<Exit> {
-    let kept = options.against.as_ref().map(|path| {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Usage(format!("cannot read `{}`: {e}", path.display())))?;
-        serde_json::from_str::<Value>(&text)
-            .map_err(|e| Usage(format!("`{}` holds no readings: {e}", path.display())))
-    });
-    let kept = kept.transpose()?;
+    let kept = options.against.as_deref().map(Kept::read).transpose()?;
+    if let Some(path) = &options.save {
+        can_be_written(path)?;
+    }
     let limits = match options.preset.as_deref() {
         Some("debug") => Limits::plain(),
         _ => Limits::full(),
@@ -277,15 +292,26 @@ pub(crate) fn run(options: &Bench) -> anyhow::Result<Exit> {
     if !options.json {
         let _ = writeln!(out, "{}", heading(&machine, options.preset.as_deref()));
     }
+    let unlike = kept.as_ref().and_then(|kept| kept.unlike(&machine, options.preset.as_deref()));
+    if let Some(why) = &unlike {
+        note(&format!("NOT COMPARED with the kept readings: {why}"));
+    }
+    let kept = kept.filter(|_| unlike.is_none());
     let mut rows = Vec::new();
     for (name, measure) in wanted {
         let row =
             measure(&limits).with_context(|| format!("the row `{name}` could not be measured"))?;
+        let standing = kept.as_ref().map(|kept| kept.standing(&row));
         if !options.json {
-            let _ = writeln!(out, "{}{}", row.text(), against(kept.as_ref(), &row));
+            let standing = standing.as_ref().map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(out, "{}{standing}", row.text());
             let _ = out.flush();
         }
-        rows.push(row);
+        let mut json = row.json();
+        if let Some(standing) = standing {
+            json["against"] = standing.json();
+        }
+        rows.push(json);
     }
     let report = json!({
         "machine": {
@@ -294,7 +320,8 @@ pub(crate) fn run(options: &Bench) -> anyhow::Result<Exit> {
         },
         "preset": options.preset, "version": env!("CARGO_PKG_VERSION"),
         "optimized_build": !cfg!(debug_assertions),
-        "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        "not_compared": unlike,
+        "rows": rows,
     });
     if options.json {
         let _ = writeln!(out, "{report:#}");
@@ -334,28 +361,16 @@ fn heading(machine: &Machine, preset: Option<&str>) -> String {
     text
 }
 
-/// Says how a row stands against the readings kept before.
-fn against(kept: Option<&Value>, row: &Row) -> String {
-    let Some(kept) = kept else { return String::new() };
-    let before = kept["rows"].as_array().into_iter().flatten().find(|old| old["name"] == row.name);
-    let samples: Option<Vec<f64>> = before.and_then(|old| {
-        old["ours_samples"].as_array().map(|all| all.iter().filter_map(Value::as_f64).collect())
-    });
-    let Some(samples) = samples else { return "  before: not measured\n".to_owned() };
-    match baseline::compare(&samples, &row.ours(), CONFIDENCE) {
-        None => "  before: too few samples to compare\n".to_owned(),
-        Some(found) => {
-            let says = if found.spans_one() {
-                "nothing to conclude"
-            } else if found.ratio > 1.0 {
-                "slower than before"
-            } else {
-                "faster than before"
-            };
-            let Comparison { ratio, low, high, .. } = found;
-            format!("  against the kept reading: {ratio:.3} [{low:.3}, {high:.3}]: {says}\n")
-        }
+/// Fails before anything is measured if the readings could not be kept.
+fn can_be_written(path: &Path) -> Result<(), Usage> {
+    let is_new = !path.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.map_err(|e| Usage(format!("cannot write `{}`: {e}", path.display())))?;
+    if is_new {
+        // It comes back with something in it.
+        let _ = std::fs::remove_file(path);
     }
+    Ok(())
 }
 
 /// Runs what needs a runtime of its own, as the program has one.
@@ -364,4 +379,26 @@ fn block_on<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
     let result = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(5));
     Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_almost_nothing_is_not_said_to_be_nothing() {
+        assert_eq!(percent(0.0034), "-99.7 %");
+        assert_eq!(percent(0.35), "-65 %");
+        assert_eq!(percent(2.956), "+196 %");
+    }
+
+    #[test]
+    fn a_row_with_nothing_beside_it_shows_how_far_its_readings_lie_apart() {
+        let mut row = Row::new("a", "something", "", "ms");
+        row.rounds = (1..=21).map(|n| (None, f64::from(n))).collect();
+        assert_eq!(
+            row.text(),
+            "a: something\n  ours 11.00 ms (90 % of 21 readings: 2.00 – 20.00)\n"
+        );
+    }
 }

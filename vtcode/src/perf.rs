@@ -302,6 +302,11 @@ fn compare(first: &Saved, second: &Saved, json: bool) -> anyhow::Result<Exit> {
     if rows.is_empty() {
         return Err(Usage("the two profiles have no stage in common".to_owned()).into());
     }
+    if let (Some(one), Some(other)) = (&first.machine, &second.machine)
+        && one != other
+    {
+        note(&format!("the two are of different kinds of machine: {one}, and {other}"));
+    }
     if json {
         for row in &rows {
             let line = serde_json::json!({

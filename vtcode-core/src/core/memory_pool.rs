@@ -41,14 +41,15 @@ impl MemoryPool {
     /// Returns an empty string.
     #[inline]
     pub fn get_string(self) -> String {
-        // Nothing is in it, so there is nothing to check.
-        String::from_utf8(self.get_bytes()).unwrap_or_default()
+        with_shelves(Shelves::buffer).unwrap_or_default()
     }
 
     /// Takes a string back; what is in it is dropped.
     #[inline]
     pub fn return_string(self, text: String) {
-        self.return_bytes(text.into_bytes());
+        if text.capacity() > 0 {
+            with_shelves(|here| here.keep_buffer(text));
+        }
     }
 
     /// Returns an empty string that goes back when it is dropped.
@@ -60,15 +61,15 @@ impl MemoryPool {
     /// Returns an empty buffer.
     #[inline]
     pub fn get_bytes(self) -> Vec<u8> {
-        with_shelves(Shelves::buffer).unwrap_or_default()
+        self.get_string().into_bytes()
     }
 
     /// Takes a buffer back; what is in it is dropped.
     #[inline]
-    pub fn return_bytes(self, buffer: Vec<u8>) {
-        if buffer.capacity() > 0 {
-            with_shelves(|here| here.keep_buffer(buffer));
-        }
+    pub fn return_bytes(self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        // Nothing is in it that could be no text.
+        self.return_string(String::from_utf8(buffer).unwrap_or_default());
     }
 
     /// Returns an empty buffer that goes back when it is dropped.

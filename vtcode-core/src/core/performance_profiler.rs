@@ -18,6 +18,7 @@ mod report;
 pub mod requests;
 #[cfg(test)]
 mod scenes;
+mod stopwatch;
 pub mod turns;
 
 pub use benchmarks::{
@@ -26,6 +27,8 @@ pub use benchmarks::{
 pub use histogram::{Histogram, Percentiles};
 pub use monitor::Monitor;
 pub use report::{Ledger, SessionReport};
+pub use stopwatch::Stopwatch;
+
 use requests::Requests;
 use turns::Turns;
 
@@ -217,6 +220,7 @@ impl Profile {
         let calls = format!("{} calls, {} in sum", self.calls, show(self.calls_ran));
         let requests = match self.retries {
             0 => format!("{} requests", self.requests),
+            1 => format!("{} requests, 1 retry", self.requests),
             n => format!("{} requests, {n} retries", self.requests),
         };
         [

@@ -24,7 +24,7 @@ use vtcode_core::tools::builtin;
 use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_testkit::{ScriptedModel, call, say};
 
-use super::{Row, block_on};
+use super::{Row, block_on, processor_seconds};
 
 /// There and back.
 const ROUND_TRIP: Duration = Duration::from_millis(30);
@@ -80,7 +80,7 @@ pub(super) fn llm_client(limits: &Limits) -> anyhow::Result<Row> {
         "a connection for each request",
         "ms",
     );
-    let rounds = block_on(async {
+    let (rounds, cpu) = block_on(async {
         let model = ScriptedModel::start_with(|_, _| say("Yes.")).await;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/v1", listener.local_addr()?);
@@ -99,15 +99,20 @@ pub(super) fn llm_client(limits: &Limits) -> anyhow::Result<Row> {
             anyhow::Ok((beyond.as_secs_f64() * 1e3).max(0.001))
         };
         timed(&kept).await?;
-        let mut rounds = Vec::new();
+        let (mut rounds, mut cpu) = (Vec::new(), (0.0, 0.0));
         for _ in 0..ROUNDS {
-            rounds.push((Some(timed(&fresh).await?), timed(&kept).await?));
+            let began = processor_seconds();
+            let other = timed(&fresh).await?;
+            let between = processor_seconds();
+            rounds.push((Some(other), timed(&kept).await?));
+            cpu = (cpu.0 + between - began, cpu.1 + processor_seconds() - between);
         }
         tasks.shutdown().await;
         model.shutdown().await;
-        anyhow::Ok(rounds)
+        anyhow::Ok((rounds, cpu))
     })??;
-    Ok(Row { rounds, ..row }.quoted("codex opens a connection for each request"))
+    // The model and the distance are this process, too, on both sides alike.
+    Ok(Row { rounds, cpu, ..row }.quoted("codex opens a connection for each request"))
 }
 
 /// The moments of a session of so many turns that read one file each, in milliseconds.
@@ -201,6 +206,7 @@ pub(super) fn agent_loop_polling(limits: &Limits) -> anyhow::Result<Row> {
         "a loop that polls every 10, 50 and 100 ms",
         "ms",
     );
+    // Without processor time: ours is a turn of a whole session, the other side's turn does nothing.
     let rounds = block_on(async {
         let mut rounds = Vec::new();
         for _ in 0..11 {

@@ -118,9 +118,47 @@ async fn a_stage_that_got_slower_than_its_baseline_is_exit_1() {
     // On another kind of machine there is nothing to conclude.
     slow["machine"] = "abacus".into();
     std::fs::write(&path, slow.to_string()).unwrap();
+    let compare = user.vtcode(["perf", "compare", ".vtcode/perf-baseline.json", "slow.json"]);
+    compare.run().await.exits(0).says("different kinds of machine");
     user.vtcode(["perf", "check", "slow.json"]).run().await.exits(0).says("NOT COMPARED");
     std::fs::write(&path, "[]").unwrap();
     user.vtcode(["perf", "check", "slow.json"]).run().await.exits(2).says("no saved profile");
+}
+
+#[tokio::test]
+async fn what_is_neither_a_profile_nor_a_session_is_told_in_words() {
+    let user = User::new();
+    let file = |name: &str| user.folder.path().join(name);
+    let kept = json!({"machine": "m", "benchmarks": []}).to_string();
+    std::fs::write(file("none-of-ours.json"), kept).unwrap();
+    std::fs::write(file("cut.json"), "{\"benchmarks\": [{\"name\"").unwrap();
+    std::fs::write(file("other.json"), "{\"benchmarks\": {\"name\": 1}}").unwrap();
+    std::fs::write(file("bytes.json"), [0xff, 0, 0x1b]).unwrap();
+    std::fs::write(file("bytes"), [0xff, 0, 0x1b, b'\n', b'{']).unwrap();
+    std::fs::write(file("empty"), "").unwrap();
+    let perf = async |args: &[&str]| user.vtcode(["perf"]).args(args).run().await;
+    for (bad, why) in [
+        ("cut.json", "is no saved profile"),
+        ("other.json", "is no saved profile"),
+        ("bytes.json", "valid UTF-8"),
+    ] {
+        perf(&["compare", bad, bad]).await.exits(2).says(why).says(bad);
+        perf(&["check", "none-of-ours.json", "--baseline", bad]).await.exits(2).says(bad);
+    }
+    for bad in ["bytes", "empty", "no-such-session", "\u{1b}[2J"] {
+        for args in [&["report", bad][..], &["compare", bad, bad], &["check", bad, "--save"]] {
+            let out = perf(args).await.exits(2);
+            assert!(out.stderr.len() > 10 && !out.stderr.contains('\u{1b}'), "{args:?}: {out}");
+            assert_eq!(out.stdout, "", "{args:?}");
+        }
+    }
+    let nothing = perf(&["compare", "none-of-ours.json", "none-of-ours.json"]).await;
+    nothing.exits(2).says("no stage in common");
+    for number in ["nan", "inf", "-1"] {
+        let bound = format!("--max-percent={number}");
+        perf(&["check", bound.as_str()]).await.exits(2);
+    }
+    assert!(!file(".vtcode/perf-baseline.json").exists(), "what is no profile is kept as none");
 }
 
 #[tokio::test]
@@ -141,8 +179,32 @@ async fn the_bench_prints_the_contracts_rows_and_counts_allocations() {
     let out = user.vtcode(args).run().await.exits(0);
     let off: Value = serde_json::from_str(&out.stdout).unwrap();
     assert!(close(&off["rows"][0]["allocations"]["ours"], 5.0), "{off}");
-    let against = ["bench", "memory_pool_glibc", "--against", "kept.json"];
-    let out = user.vtcode(against).run().await.exits(0);
-    assert!(out.stdout.contains("against the kept reading"), "{out}");
+    let against = ["bench", "memory_pool_glibc", "--json", "--against", "kept.json"];
+    let report: Value =
+        serde_json::from_str(&user.vtcode(against).run().await.exits(0).stdout).unwrap();
+    let standing = &report["rows"][0]["against"];
+    assert!(standing["ratio"].is_f64() && report["not_compared"].is_null(), "{report}");
     user.vtcode(["bench", "nonsense"]).run().await.exits(2).says("no such row");
+}
+
+#[tokio::test]
+async fn a_file_that_holds_no_readings_or_cannot_be_written_is_told_before_anything_is_measured() {
+    let user = User::new();
+    let file = |name: &str| user.folder.path().join(name);
+    std::fs::write(file("cut.json"), "{\"rows\": [").unwrap();
+    std::fs::write(file("list.json"), "[1, 2]").unwrap();
+    std::fs::write(file("bytes.json"), [0xff, 0, 0x1b]).unwrap();
+    for (args, says) in [
+        (["--against", "none.json"], "cannot read `none.json`"),
+        (["--against", "cut.json"], "holds no readings"),
+        (["--against", "list.json"], "there is no list `rows`"),
+        (["--against", "bytes.json"], "holds no readings"),
+        (["--against", "."], "cannot read `.`"),
+        (["--against", "/dev/zero"], "too large"),
+        (["--save", "none/kept.json"], "cannot write `none/kept.json`"),
+        (["--save", "."], "cannot write `.`"),
+    ] {
+        let out = user.vtcode(["bench"]).args(args).run().await.exits(2).says(says);
+        assert_eq!(out.stdout, "", "{args:?}");
+    }
 }

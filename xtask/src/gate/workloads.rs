@@ -15,6 +15,7 @@ use vtcode_core::core::event::{EventKind, SessionHeader};
 use vtcode_core::core::journal::{self, Sessions};
 use vtcode_core::core::memory_pool::global_pool;
 use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, Rehearsal};
+use vtcode_core::core::performance_profiler::{PerformanceProfiler, Stopwatch};
 use vtcode_core::laboratory::waits::Waits;
 use vtcode_core::llm::message::{Message, Part, Setup, ToolAnswer, ToolCall};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
@@ -47,6 +48,8 @@ pub(super) fn run(meter: &mut Meter, options: &Options) -> anyhow::Result<()> {
     meter.blocks(super::run::BURN, || burn(super::run::BURN_ROUNDS));
     if !options.turns_alone {
         pool(meter);
+        record(meter)?;
+        unmeasured(meter);
         lookup(meter);
         render(meter);
         decode(meter);
@@ -76,6 +79,30 @@ fn pool(meter: &mut Meter) {
             black_box(&*text);
         }
     });
+}
+
+/// A thousand operations recorded by the profiler.
+fn record(meter: &mut Meter) -> anyhow::Result<()> {
+    let profiler = PerformanceProfiler::new();
+    let recorder = profiler.begin("record")?;
+    meter.blocks("record", || {
+        for micros in 0..1000 {
+            recorder.record(black_box(Duration::from_micros(micros)));
+        }
+    });
+    Ok(())
+}
+
+/// A thousand pieces of work that would be measured if the profiler were on.
+fn unmeasured(meter: &mut Meter) {
+    let mut sum = Duration::ZERO;
+    meter.blocks("unmeasured", || {
+        for _ in 0..1000 {
+            let watch = Stopwatch::begin(black_box(false));
+            sum += watch.read().unwrap_or_default();
+        }
+    });
+    black_box(sum);
 }
 
 /// A thousand lookups among forty tools.

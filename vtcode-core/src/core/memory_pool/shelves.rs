@@ -60,7 +60,8 @@ impl Shared {
     }
 }
 
-/// A thread's shelves. Strings and byte buffers lie on one: a string without content is a buffer.
+/// A thread's shelves. Strings and byte buffers lie on one, as strings: to make a buffer of one costs
+/// nothing, while the other way its content is checked, even if there is none.
 #[derive(Debug)]
 pub(super) struct Shelves {
     shared: &'static Shared,
@@ -68,7 +69,7 @@ pub(super) struct Shelves {
     slot: &'static Slot,
     version: u32,
     limits: PoolLimits,
-    buffers: Vec<Vec<u8>>,
+    buffers: Vec<String>,
     lists: Vec<Vec<String>>,
     /// What lies on both, without the strings that are lent.
     bytes: usize,
@@ -110,27 +111,30 @@ impl Shelves {
     }
 
     #[inline]
-    pub(super) fn buffer(&mut self) -> Vec<u8> {
+    pub(super) fn buffer(&mut self) -> String {
         self.look();
         let Some(buffer) = self.buffers.pop() else {
             self.slot.fresh.add_one();
-            return Vec::new();
+            return String::new();
         };
-        self.bytes -= buffer.capacity();
-        self.slot.reused.add_one();
-        self.slot.holds_bytes(self.bytes);
+        // Copies, so that the store in between does not have them read again.
+        let (slot, bytes) = (self.slot, self.bytes - buffer.capacity());
+        self.bytes = bytes;
+        slot.reused.add_one();
+        slot.holds_bytes(bytes);
         buffer
     }
 
     #[inline]
-    pub(super) fn keep_buffer(&mut self, mut buffer: Vec<u8>) {
+    pub(super) fn keep_buffer(&mut self, mut buffer: String) {
         self.look();
         if self.has_room(buffer.capacity(), self.buffers.len(), self.limits.buffers) {
             buffer.clear();
-            self.bytes += buffer.capacity();
+            let (slot, bytes) = (self.slot, self.bytes + buffer.capacity());
+            self.bytes = bytes;
+            slot.kept.add_one();
+            slot.holds_bytes(bytes);
             self.buffers.push(buffer);
-            self.slot.kept.add_one();
-            self.slot.holds_bytes(self.bytes);
         }
     }
 
@@ -149,7 +153,7 @@ impl Shelves {
     pub(super) fn keep_list(&mut self, mut list: Vec<String>) {
         for text in list.drain(..) {
             if text.capacity() > 0 {
-                self.keep_buffer(text.into_bytes());
+                self.keep_buffer(text);
             }
         }
         self.look();
@@ -176,7 +180,7 @@ impl Shelves {
         }
         *left -= 1;
         match value {
-            Value::String(text) if text.capacity() > 0 => self.keep_buffer(text.into_bytes()),
+            Value::String(text) if text.capacity() > 0 => self.keep_buffer(text),
             Value::Array(values) => values.into_iter().for_each(|v| self.take_apart(v, left)),
             Value::Object(fields) => {
                 for (name, value) in fields {

@@ -66,8 +66,8 @@ proptest! {
                     prop_assert_eq!(buffer.capacity(), buffers.pop().unwrap_or(0));
                 }
                 Step::Return(size) => {
-                    let mut buffer = Vec::with_capacity(size);
-                    buffer.resize(size / 2, b'x');
+                    let mut buffer = String::with_capacity(size);
+                    buffer.extend(std::iter::repeat_n('x', size / 2));
                     let size = buffer.capacity();
                     if fits(size, buffers.len(), 3) {
                         buffers.push(size);
@@ -104,7 +104,7 @@ proptest! {
 #[test]
 fn zero_slots_keep_nothing() {
     let (mut none, _) = shelves(PoolLimits::NONE);
-    none.keep_buffer(Vec::with_capacity(64));
+    none.keep_buffer(String::with_capacity(64));
     none.keep_list(vec!["a".to_owned()]);
     none.keep_strings_of(json!({"a": "b"}));
     assert_eq!((none.buffer().capacity(), none.list().capacity()), (0, 0));
@@ -115,13 +115,13 @@ fn zero_slots_keep_nothing() {
 #[test]
 fn new_limits_hold_from_the_next_touch_on() {
     let (mut few, shared) = shelves(FEW);
-    few.keep_buffer(Vec::with_capacity(64));
+    few.keep_buffer(String::with_capacity(64));
     shared.set_limits(FEW);
     assert_eq!(few.statistics().held, 1, "the same limits clear nothing");
     shared.set_limits(PoolLimits { buffers: 1, ..FEW });
     assert_eq!(few.statistics().held, 0);
-    few.keep_buffer(Vec::with_capacity(64));
-    few.keep_buffer(Vec::with_capacity(64));
+    few.keep_buffer(String::with_capacity(64));
+    few.keep_buffer(String::with_capacity(64));
     let counts = few.statistics();
     assert_eq!((counts.held, counts.full), (1, 1));
 }
@@ -154,14 +154,14 @@ fn a_thread_that_ends_gives_its_slot_and_its_bytes_back() {
     let shared: &'static Shared = Box::leak(Box::new(Shared::new(FEW)));
     for _ in 0..2000 {
         let mut one = Shelves::new(shared, slots);
-        one.keep_buffer(Vec::with_capacity(8));
+        one.keep_buffer(String::with_capacity(8));
     }
     let sum = slots.sum();
     assert_eq!((sum.kept, sum.held, sum.held_bytes), (2000, 0, 0));
     let many: Vec<_> = (0..600)
         .map(|_| {
             let mut one = Shelves::new(shared, slots);
-            one.keep_buffer(Vec::with_capacity(8));
+            one.keep_buffer(String::with_capacity(8));
             one
         })
         .collect();

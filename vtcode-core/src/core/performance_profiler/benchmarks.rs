@@ -1,7 +1,7 @@
 //! Measurements that a program takes of itself: durations come in under a name, from any number of
 //! threads, and a row of figures goes out when the measurement ends.
-//! Recording takes no lock and no memory. Never keeps more than a bounded number of names, runs
-//! and samples.
+//! Recording takes no lock and, but for the first time of a thread, no memory. Never keeps more than
+//! a bounded number of names, runs and samples.
 
 use std::fmt;
 use std::hash::BuildHasher as _;
@@ -9,8 +9,8 @@ use std::hint::black_box;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    AtomicBool,
+    Ordering::{Acquire, Release},
 };
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,8 +19,12 @@ use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
 use super::baseline::{self, ALARM_CONFIDENCE, Comparison, MIN_SAMPLES, Verdict};
-use super::histogram::{Histogram, nanoseconds};
+use super::histogram::nanoseconds;
 use crate::core::resources::Resources;
+
+mod shards;
+
+use shards::{Recorded, Shards};
 
 /// Names that one profiler holds.
 const NAMES: usize = 256;
@@ -114,8 +118,8 @@ pub struct BenchmarkResults {
     pub max: Duration,
     /// What the process used meanwhile.
     pub resources: Resources,
-    /// The samples that are kept, in nanoseconds: all, in order, up to 4,096; of more, an even
-    /// choice of as many.
+    /// The samples that are kept, in nanoseconds: all up to 4,096, in the order of each thread; of
+    /// more, an even choice of as many.
     pub samples_ns: Vec<u64>,
 }
 
@@ -138,7 +142,9 @@ pub struct PerformanceProfiler {
     table: Arc<Table>,
 }
 
-/// Records the operations of one name, without looking it up each time.
+/// Records the operations of one name, without looking it up each time. Each thread counts apart, in
+/// some 50 kB that it takes when it first records under a name; beyond 64 threads at the same time,
+/// further ones wait for each other.
 #[derive(Clone)]
 pub struct Recorder(Arc<Measurement>);
 
@@ -238,7 +244,9 @@ impl fmt::Debug for PerformanceProfiler {
 }
 
 impl Recorder {
-    /// Records one operation; after the measurement's end it counts for the next run.
+    /// Records one operation; after the measurement's end it counts for the run that has begun by
+    /// then, and otherwise for none.
+    // bench: profiler, records
     #[inline]
     pub fn record(&self, duration: Duration) {
         self.0.record(duration);
@@ -333,9 +341,7 @@ impl Table {
 struct Measurement {
     name: Box<str>,
     running: AtomicBool,
-    histogram: Histogram,
-    recorded: AtomicU64,
-    samples: Box<[AtomicU64]>,
+    shards: Shards,
     began: Mutex<Option<(Instant, Resources)>>,
     runs: Mutex<Vec<BenchmarkResults>>,
 }
@@ -345,9 +351,7 @@ impl Measurement {
         Arc::new(Self {
             name: name.into(),
             running: AtomicBool::new(false),
-            histogram: Histogram::default(),
-            recorded: AtomicU64::new(0),
-            samples: (0..SAMPLES).map(|_| AtomicU64::new(0)).collect(),
+            shards: Shards::default(),
             began: Mutex::new(None),
             runs: Mutex::new(Vec::new()),
         })
@@ -358,8 +362,7 @@ impl Measurement {
         if began.is_some() {
             return false;
         }
-        self.histogram.clear();
-        self.recorded.store(0, Relaxed);
+        self.shards.begin();
         *began = Some((Instant::now(), Resources::read()));
         self.running.store(true, Release);
         true
@@ -367,28 +370,17 @@ impl Measurement {
 
     #[inline]
     fn record(&self, duration: Duration) {
-        self.histogram.record(duration);
-        let n = self.recorded.fetch_add(1, AcqRel) as usize;
-        let place = if n < SAMPLES {
-            n
-        } else {
-            // Each of the first n samples stays with the same chance; a hash is the lot.
-            let lot = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            ((u128::from(lot) * (n as u128 + 1)) >> 64) as usize
-        };
-        if let Some(sample) = self.samples.get(place) {
-            sample.store(nanoseconds(duration), Relaxed);
-        }
+        self.shards.record(nanoseconds(duration));
     }
 
     fn end(&self) -> Option<BenchmarkResults> {
-        let (at, before) = lock(&self.began).take()?;
+        // Held to the end: no other run begins while this one is read.
+        let mut began = lock(&self.began);
+        let (at, before) = began.take()?;
         let wall = at.elapsed();
         self.running.store(false, Release);
         let resources = Resources::read().since(&before);
-        let found = self.histogram.percentiles();
-        let operations = self.recorded.load(Acquire);
-        let kept = usize::try_from(operations).unwrap_or(SAMPLES).min(SAMPLES);
+        let Recorded { operations, percentiles: found, samples_ns } = self.shards.read();
         let results = BenchmarkResults {
             name: self.name.to_string(),
             operations,
@@ -401,7 +393,7 @@ impl Measurement {
             p99: found.p99,
             max: found.max,
             resources,
-            samples_ns: self.samples[..kept].iter().map(|ns| ns.load(Relaxed)).collect(),
+            samples_ns,
         };
         self.keep(results.clone());
         Some(results)

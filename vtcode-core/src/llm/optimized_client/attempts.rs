@@ -24,6 +24,7 @@ use super::retry::{self, Budget};
 use super::routes::{Onward, Rest, Routes};
 use super::{Inner, StreamEvent, connect, root_cause};
 use crate::core::conversation::RequestBody;
+use crate::core::performance_profiler::Stopwatch;
 use crate::llm::message::{Attempt, Delta, Outcome, Usage};
 use crate::llm::provider::Decoder;
 use crate::llm::provider::sse::{Framing, SseError};
@@ -482,7 +483,7 @@ impl Attempts {
             return;
         }
         let bytes = answer.framing.begin(bytes);
-        let began = self.client.limits.measured.then(Instant::now);
+        let watch = Stopwatch::begin(self.client.limits.measured);
         let mut deltas = std::mem::take(&mut self.deltas);
         let result =
             match &mut answer.framing {
@@ -503,8 +504,8 @@ impl Attempts {
                     ))
                 }
             };
-        if let (Some(began), Some(running)) = (began, &mut self.running) {
-            running.parsed(began.elapsed());
+        if let (Some(took), Some(running)) = (watch.read(), &mut self.running) {
+            running.parsed(took);
         }
         self.give(deltas);
         if let Err(error) = result {

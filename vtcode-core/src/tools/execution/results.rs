@@ -3,13 +3,12 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::metrics::Waiting;
 use super::{Core, Ending, Job};
 use crate::config::limits::ToolLimits;
 use crate::core::cache::{Cache, Flight, Key, key};
 use crate::core::memory_budget::Sheds;
+use crate::core::performance_profiler::Stopwatch;
 use crate::tools::tool::{ToolError, ToolOutput};
 use crate::tools::witness::Evidence;
 
@@ -91,12 +90,11 @@ impl Core {
 
     /// Looks whether a kept result still holds.
     async fn still_holds(&self, kept: &Arc<ToolOutput>) -> bool {
-        if !self.results.measured {
-            return still_holds(kept).await;
-        }
-        let began = Instant::now();
+        let watch = Stopwatch::begin(self.results.measured);
         let holds = still_holds(kept).await;
-        self.counters.checked(began.elapsed());
+        if let Some(took) = watch.read() {
+            self.counters.checked(took);
+        }
         holds
     }
 

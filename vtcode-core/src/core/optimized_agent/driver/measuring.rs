@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::core::event::OwnWork;
+use crate::core::performance_profiler::Stopwatch;
 
 /// Adds up what a turn costs the engine itself.
 #[derive(Debug)]
@@ -27,12 +26,11 @@ impl Meter {
         part: fn(&mut OwnWork) -> &mut Duration,
         work: impl FnOnce() -> T,
     ) -> T {
-        if !self.on {
-            return work();
-        }
-        let began = Instant::now();
+        let watch = Stopwatch::begin(self.on);
         let result = work();
-        *part(&mut self.work) += began.elapsed();
+        if let Some(took) = watch.read() {
+            *part(&mut self.work) += took;
+        }
         result
     }
 
