@@ -151,6 +151,9 @@ fn session(sessions: &Sessions, named: Option<&str>) -> anyhow::Result<SessionRe
     match named {
         Some(path) if Path::new(path).is_file() => {
             look_at(Path::new(path), |event| report.take(&event))?;
+            if report.session_id.is_empty() {
+                return Err(Usage(format!("`{path}` holds no session")).into());
+            }
         }
         Some(id) => {
             sessions.events(id, |event| report.take(&event))?;
@@ -328,6 +331,10 @@ fn check(sessions: &Sessions, options: &Check) -> anyhow::Result<Exit> {
     let path = &options.baseline;
     if options.save {
         let report = session(sessions, options.current.as_deref())?;
+        if report.benchmarks().is_empty() {
+            // Everything would pass a baseline without a stage.
+            return Err(Usage("the session has no turn yet: the baseline stays".to_owned()).into());
+        }
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).with_context(|| unwritable(folder))?;
         }
@@ -359,6 +366,12 @@ fn check(sessions: &Sessions, options: &Check) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let rows = rows(&kept, &current);
+    if rows.is_empty() {
+        return Err(Usage("the two profiles have no stage in common".to_owned()).into());
+    }
+    if rows.iter().all(|row| row.found.is_none()) {
+        note("NOT COMPARED: no stage has enough samples on both sides");
+    }
     print(&clean(&table(&rows, options.max_percent)))?;
     let slower = |row: &&Row| {
         row.found.as_ref().is_some_and(|f| f.verdict(options.max_percent) == Verdict::Slower)
