@@ -89,7 +89,14 @@ fn tapes(text: &str, path: &Path) -> anyhow::Result<Vec<Tape>> {
             path.display()
         ))
     };
-    let first = text.lines().find(|line| !line.trim().is_empty()).ok_or_else(neither)?;
+    let empty = || {
+        let path = path.display();
+        Usage(format!(
+            "`{path}` is empty, so there is no recorded session in it; give a session's journal or \
+             a corpus"
+        ))
+    };
+    let first = text.lines().find(|line| !line.trim().is_empty()).ok_or_else(empty)?;
     let first: serde_json::Value = serde_json::from_str(first).map_err(|_| neither())?;
     if first.get("steps").is_some() {
         let sessions = corpus::sessions(text).map_err(|error| {
@@ -306,5 +313,57 @@ fn tokens(count: u64) -> String {
         0..10_000 => count.to_string(),
         10_000..10_000_000 => format!("{:.0}k", count as f64 / 1e3),
         _ => format!("{:.1}M", count as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Ends what computes when the scope is left, by a failed assertion, too.
+    struct Ends<'a>(&'a AtomicBool);
+
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn every_setting_plays_the_same_events_at_any_load() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../vtcode-core/src/laboratory/sample.jsonl");
+        let tapes = tapes(&read(&sample).unwrap(), &sample).unwrap();
+        let variants = variants();
+        let jobs: Vec<(usize, usize)> = (0..tapes.len())
+            .flat_map(|tape| (0..variants.len()).map(move |variant| (tape, variant)))
+            .collect();
+        let all = |threads| {
+            let play = |&(tape, variant): &(usize, usize)| {
+                one(&tapes[tape], &variants[variant].setting).unwrap()
+            };
+            on_all_cores(Some(threads), &jobs, play)
+        };
+        let quiet = all(1);
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _ends = Ends(&ended);
+            // Each round has one more thread beside it that takes the processors away now and then.
+            for threads in [2, 5] {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+                for ((tape, variant), (one, other)) in
+                    jobs.iter().zip(quiet.iter().zip(all(threads)))
+                {
+                    let (session, setting) = (&tapes[*tape].id, variants[*variant].name);
+                    assert_eq!(*one, other, "{session}, {setting}, on {threads} threads");
+                }
+            }
+        });
     }
 }

@@ -5,11 +5,11 @@
 pub mod disk;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use quick_cache::Weighter;
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::limits::CacheLimits;
 
@@ -22,7 +22,15 @@ pub struct Cache<V> {
     kept: Option<quick_cache::sync::Cache<Key, Entry<V>, ByBytes>>,
     limits: CacheLimits,
     /// What is being made, for whom else wants it.
-    flights: Mutex<HashMap<Key, watch::Receiver<Option<V>>>>,
+    flights: Mutex<HashMap<Key, Arc<Making<V>>>>,
+}
+
+/// A value that is being made.
+#[derive(Debug)]
+struct Making<V> {
+    value: OnceLock<V>,
+    /// Cancelled when it landed or was given up; wakes those who follow in the order they came.
+    over: CancellationToken,
 }
 
 #[derive(Debug, Clone)]
@@ -55,12 +63,12 @@ pub enum Flight<'a, V> {
 pub struct Lead<'a, V> {
     cache: &'a Cache<V>,
     key: Key,
-    sender: watch::Sender<Option<V>>,
+    making: Arc<Making<V>>,
 }
 
 /// A value that somebody else makes.
 #[derive(Debug)]
-pub struct Follow<V>(watch::Receiver<Option<V>>);
+pub struct Follow<V>(Arc<Making<V>>);
 
 impl<V: Clone> Cache<V> {
     /// Returns an empty cache.
@@ -110,12 +118,12 @@ impl<V: Clone> Cache<V> {
     /// Takes the duty to make the value of a key, or joins who has it.
     pub fn flight(&self, key: Key) -> Flight<'_, V> {
         let mut flights = self.flights();
-        if let Some(receiver) = flights.get(&key) {
-            return Flight::Follow(Follow(receiver.clone()));
+        if let Some(making) = flights.get(&key) {
+            return Flight::Follow(Follow(Arc::clone(making)));
         }
-        let (sender, receiver) = watch::channel(None);
-        flights.insert(key, receiver);
-        Flight::Lead(Lead { cache: self, key, sender })
+        let making = Arc::new(Making { value: OnceLock::new(), over: CancellationToken::new() });
+        flights.insert(key, Arc::clone(&making));
+        Flight::Lead(Lead { cache: self, key, making })
     }
 }
 
@@ -134,7 +142,7 @@ impl<V: Clone> Cache<V> {
 }
 
 impl<V> Cache<V> {
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Option<V>>>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Making<V>>>> {
         // The map is whole after any panic: each use makes one change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,23 +151,24 @@ impl<V> Cache<V> {
 impl<V> Lead<'_, V> {
     /// Hands the value to all that follow.
     pub fn land(self, value: V) {
-        // Nobody may follow.
-        let _ = self.sender.send(Some(value));
+        // It is set once: landing takes the duty.
+        let _ = self.making.value.set(value);
     }
 }
 
 impl<V> Drop for Lead<'_, V> {
     fn drop(&mut self) {
-        // Before the sender goes: who is told that it is gone may take the duty at once.
+        // Before anybody is told: who hears that it was given up may take the duty at once.
         self.cache.flights().remove(&self.key);
+        self.making.over.cancel();
     }
 }
 
 impl<V: Clone> Follow<V> {
     /// Waits for the value; none when its maker gave up.
-    pub async fn landed(mut self) -> Option<V> {
-        let value = self.0.wait_for(Option::is_some).await.ok()?;
-        value.clone()
+    pub async fn landed(self) -> Option<V> {
+        self.0.over.cancelled().await;
+        self.0.value.get().cloned()
     }
 }
 
@@ -230,6 +239,27 @@ mod tests {
         drop(lead);
         assert_eq!(follow.landed().await, None);
         assert!(matches!(cache.flight(named(1)), Flight::Lead(_)));
+    }
+
+    #[tokio::test]
+    async fn who_follows_is_told_in_the_order_it_came() {
+        for _ in 0..20 {
+            let cache = Cache::<u32>::new(LIMITS);
+            let Flight::Lead(lead) = cache.flight(named(1)) else { panic!("nobody leads yet") };
+            let (told, mut order) = tokio::sync::mpsc::channel(20);
+            for number in 0..20 {
+                let Flight::Follow(follow) = cache.flight(named(1)) else { panic!("one leads") };
+                let told = told.clone();
+                tokio::spawn(async move {
+                    told.try_send((number, follow.landed().await)).unwrap();
+                });
+            }
+            tokio::task::yield_now().await;
+            lead.land(7);
+            for number in 0..20 {
+                assert_eq!(order.recv().await, Some((number, Some(7))));
+            }
+        }
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl Core {
             self.slots.permit(group.priority).await
         };
         let permit = tokio::select! {
+            biased;
             permit = slot => permit,
             // Nobody is left to wait for: a shutdown waits for no company.
             () = self.batches.deserted(&group) => return,

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::tools::tool::Effect;
 
@@ -19,8 +19,10 @@ pub(in crate::tools) struct Schedule {
 struct Entry {
     number: u64,
     claim: Claim,
-    /// Closes when the call is over.
-    over: watch::Receiver<()>,
+    /// Cancelled when the call is over. Who waits for a token is woken in the order it came; the
+    /// receivers of a `watch` channel are woken in any, and then two calls that waited for the same
+    /// one would take their slots by chance.
+    over: CancellationToken,
 }
 
 /// What a call touches, by the names it gave, and by where these lead.
@@ -36,14 +38,14 @@ struct Claim {
 pub(in crate::tools) struct Turn {
     schedule: Arc<Schedule>,
     number: u64,
-    before: Vec<watch::Receiver<()>>,
-    _over: watch::Sender<()>,
+    before: Vec<CancellationToken>,
+    over: CancellationToken,
 }
 
 impl Schedule {
     /// Enters a call behind all that were entered before.
     pub(in crate::tools) fn enter(self: &Arc<Self>, effect: Effect) -> Turn {
-        let (sender, over) = watch::channel(());
+        let over = CancellationToken::new();
         let claim = Claim { named: effect, led: OnceCell::new() };
         let mut entries = self.lock();
         let before = entries
@@ -52,9 +54,9 @@ impl Schedule {
             .map(|entry| entry.over.clone())
             .collect();
         let number = entries.last().map_or(0, |last| last.number + 1);
-        entries.push(Entry { number, claim, over });
+        entries.push(Entry { number, claim, over: over.clone() });
         drop(entries);
-        Turn { schedule: Arc::clone(self), number, before, _over: sender }
+        Turn { schedule: Arc::clone(self), number, before, over }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
@@ -109,8 +111,7 @@ impl Turn {
     /// Waits until every earlier conflicting call is over.
     pub(in crate::tools) async fn ready(&self) {
         for before in &self.before {
-            // The sender never sends; an error means that the call is over.
-            let _ = before.clone().changed().await;
+            before.cancelled().await;
         }
     }
 }
@@ -118,6 +119,8 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.schedule.lock().retain(|entry| entry.number != self.number);
+        // Told last: who comes now need not look at this one any more.
+        self.over.cancel();
     }
 }
 
@@ -128,6 +131,29 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+
+    #[tokio::test]
+    async fn those_that_wait_for_the_same_call_go_on_in_the_order_submitted() {
+        for _ in 0..20 {
+            let schedule = Arc::new(Schedule::default());
+            let first = schedule.enter(Effect::opaque());
+            let (went, mut order) = tokio::sync::mpsc::channel(20);
+            for number in 0..20 {
+                let (turn, went) = (schedule.enter(Effect::read("a")), went.clone());
+                tokio::spawn(async move {
+                    turn.ready().await;
+                    went.try_send(number).unwrap();
+                });
+            }
+            drop(went);
+            tokio::task::yield_now().await;
+            assert!(order.try_recv().is_err(), "nobody goes before the first");
+            drop(first);
+            for number in 0..20 {
+                assert_eq!(order.recv().await, Some(number));
+            }
+        }
+    }
 
     #[test]
     fn a_file_reached_through_a_link_is_the_same_file() {
