@@ -366,6 +366,17 @@ impl Entry {
         self.tool.bytes(args)
     }
 
+    /// Returns whether what a call would read is shown only to those who ask for it; blocks. Panics
+    /// when the tool does.
+    pub fn on_request_only(&self, args: &Value) -> bool {
+        self.tool.on_request_only(args)
+    }
+
+    /// Tells the tool that what a call gave was shown to nobody. Panics when the tool does.
+    pub fn unshown(&self, args: &Value) {
+        self.tool.unshown(args);
+    }
+
     /// Returns what a call would do, as far as its arguments tell. Panics when the tool does.
     pub fn effect(&self, args: &Value) -> Effect {
         self.tool.effect(args)

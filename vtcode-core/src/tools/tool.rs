@@ -230,6 +230,16 @@ pub trait Tool: Send + Sync + 'static {
         None
     }
 
+    /// Returns whether what the call would read is for those alone who ask for it, so that nobody
+    /// makes the call for them: it lies behind a link, or the project keeps it out of its history.
+    /// Looks at the disk: ask where that may wait.
+    fn on_request_only(&self, _args: &Value) -> bool {
+        false
+    }
+
+    /// Takes note that what the call gave was shown to nobody, so that it does not count as known.
+    fn unshown(&self, _args: &Value) {}
+
     /// Returns the batch that a call belongs to: calls of one batch that wait at the same time run
     /// as one [`Tool::call_batch`]. None when it runs alone, as do critical calls and those that
     /// are not read-only in any case.

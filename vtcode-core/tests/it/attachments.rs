@@ -1,9 +1,15 @@
 //! Files that are attached before they are asked for, in real sessions: what is shown, what never
 //! is, what a request for it costs then, and when it stops.
 
+use std::fmt::Write as _;
+use std::os::unix::fs::symlink;
+use std::sync::{Arc, Mutex};
+
 use serde_json::json;
 use vtcode_core::config::limits::Limits;
-use vtcode_core::core::event::{AttachmentEnd, EventKind};
+use vtcode_core::core::event::{AttachedFile, AttachmentEnd, EventKind};
+use vtcode_core::core::memory_budget::{Account, MemoryBudget};
+use vtcode_core::core::performance_profiler::Profile;
 use vtcode_testkit::{Reply, call, say};
 
 use crate::session::{ALL, Session, full};
@@ -117,6 +123,159 @@ async fn what_is_hidden_or_looks_like_a_secret_is_never_attached() {
     session.run(&["go"]).await;
     assert_eq!(attached(&session), ["src/merge.rs"]);
     assert!(session.bodies().iter().all(|body| !body.contains("hunter2")));
+}
+
+/// A command that names files, each with a line, as a compiler does.
+fn names(paths: &[&str]) -> Reply {
+    let mut script = "printf '%s\\n'".to_owned();
+    for path in paths {
+        write!(script, " '{path}:1'").unwrap();
+    }
+    call("run_command", json!({"command": script}))
+}
+
+/// Returns what was shown, and what was said of it.
+fn shown(session: &Session) -> (String, Vec<AttachedFile>) {
+    let events = session.events.lock().unwrap();
+    let (mut shown, mut told) = (String::new(), Vec::new());
+    for event in events.iter() {
+        if let EventKind::Attached { text, files, .. } = &event.kind {
+            shown.push_str(text);
+            told.extend(files.iter().cloned());
+        }
+    }
+    (shown, told)
+}
+
+#[tokio::test]
+async fn a_harmless_name_opens_no_way_to_what_is_kept_back() {
+    let paths =
+        ["docs/notes.txt", "docs/away.txt", "build/out.txt", "deploy/host.txt", "secrets/a.txt"];
+    let replies = vec![
+        names(&paths),
+        names(&["src/merge.rs"]),
+        call("write_file", json!({"path": "deploy/host.txt", "content": "mine"})),
+        say("Done."),
+    ];
+    let session = session(eager(), replies).await;
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("key"), "hunter2\n").unwrap();
+    let root = session.workspace.path();
+    session.workspace.write(".env", "KEY=hunter2\n");
+    session.workspace.write(".gitignore", "build/\n");
+    session.workspace.write("build/out.txt", "hunter2\n");
+    session.workspace.write("secrets/a.txt", "hunter2\n");
+    let key = "-----BEGIN OPENSSH PRIVATE KEY-----\nhunter2\n";
+    session.workspace.write("deploy/host.txt", key);
+    std::fs::create_dir(root.join("docs")).unwrap();
+    symlink("../.env", root.join("docs/notes.txt")).unwrap();
+    symlink(outside.path().join("key"), root.join("docs/away.txt")).unwrap();
+    session.run(&["go"]).await;
+    assert_eq!(attached(&session), ["src/merge.rs"]);
+    // It was read and shown to nobody: it is not known, and not written over unseen.
+    assert!(session.transcript().contains("exists and you have not read it"));
+    assert_eq!(session.workspace.read("deploy/host.txt"), key);
+    let bodies = session.bodies();
+    assert!(bodies[..3].iter().all(|body| !body.contains("hunter2")));
+}
+
+#[tokio::test]
+async fn what_is_huge_binary_or_grows_by_its_numbers_stays_within_the_bound() {
+    let limit_tokens = eager().agent.attached_tokens;
+    let replies = vec![
+        names(&["deep/huge.txt", "deep/binary.txt", "deep/wide.txt"]),
+        names(&["short/a.txt", "short/b.txt", "short/c.txt"]),
+        names(&["deep/many.txt"]),
+        say("Done."),
+    ];
+    let session = session(eager(), replies).await;
+    session.workspace.write("deep/huge.txt", "a line of a huge file\n".repeat(20_000));
+    session.workspace.write("deep/binary.txt", b"\x7fELF\0\0\0\x01 and more");
+    session.workspace.write("deep/wide.txt", "x".repeat(300_000));
+    for name in ["short/a.txt", "short/b.txt", "short/c.txt"] {
+        // Each line is three times as long with its number.
+        session.workspace.write(name, "x\n".repeat(1_900));
+    }
+    session.workspace.write("deep/many.txt", "\n".repeat(5_000));
+    session.run(&["go"]).await;
+
+    let events = session.events.lock().unwrap();
+    let steps: Vec<(&String, &Vec<AttachedFile>)> = events
+        .iter()
+        .filter_map(|event| match &event.kind {
+            EventKind::Attached { text, files, .. } => Some((text, files)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(steps.len(), 3, "{steps:?}");
+    for (text, files) in &steps {
+        let told: u64 = files.iter().map(|file| file.tokens).sum();
+        assert!(told <= limit_tokens, "{told} tokens are told");
+        let bytes = text.len() as u64;
+        assert!(bytes.div_ceil(4) <= told && told <= bytes.div_ceil(4) + 3, "{told}: {bytes}");
+        for file in *files {
+            // What is said of it is what is there.
+            let mark = match file.lines {
+                None => format!("vtcode attached, unasked: `{}`; it need not", file.path),
+                Some((first, last)) => {
+                    format!("`{}` lines {first}-{last}; these need not be read again]\n", file.path)
+                }
+            };
+            let (_, after) = text.split_once(&mark).unwrap_or_else(|| panic!("{mark} in {text}"));
+            let block = after.split("\n[vtcode attached").next().unwrap();
+            if let Some((first, last)) = file.lines {
+                let numbered = block.lines().filter(|line| line.contains('\t')).count() as u32;
+                assert!(block.trim_start().starts_with(&format!("{first}\t")), "{block}");
+                assert!(numbered <= last - first + 1, "{mark}: {numbered} lines");
+            }
+        }
+    }
+    let paths: Vec<&str> =
+        steps.iter().flat_map(|(_, files)| files.iter().map(|file| file.path.as_str())).collect();
+    assert!(paths.contains(&"deep/huge.txt") && !paths.contains(&"deep/binary.txt"), "{paths:?}");
+    // All three together are too much with their numbers: of the last a part is shown.
+    assert!(steps[1].1.iter().any(|file| file.lines.is_some()), "{:?}", steps[1].1);
+    let many = &steps[2].1[0];
+    assert!(many.lines.is_some_and(|(first, last)| first == 1 && last < 5_000), "{many:?}");
+}
+
+#[tokio::test]
+async fn what_is_attached_is_charged_and_stands_in_the_ledger() {
+    const CEILING: u64 = 1 << 30;
+    let text = "// a line that is attached\n".repeat(300);
+    let replies =
+        vec![names(&["src/one.rs", "src/two.rs"]), edit("src/one.rs", "first", "1"), say("Done.")];
+    let session = session(eager(), replies).await;
+    session.workspace.write("src/one.rs", format!("// first\n{text}"));
+    session.workspace.write("src/two.rs", "// second\n");
+    let budget = MemoryBudget::new(CEILING, || 0);
+    let charged = Arc::new(Mutex::new(Vec::new()));
+    let (told, of) = (Arc::clone(&charged), budget.clone());
+    let session = session.memory(budget).on_event(move |event| match &event.kind {
+        EventKind::ToolFinished { .. } | EventKind::Attached { .. } => {
+            told.lock().unwrap().push(of.charged(Account::ToolOutput));
+        }
+        _ => {}
+    });
+    session.run(&["go"]).await;
+    let (shown, files) = shown(&session);
+    assert_eq!(files.len(), 2, "{files:?}");
+    let charged = charged.lock().unwrap();
+    assert!(
+        charged[1] - charged[0] >= shown.len() as u64 - 100,
+        "{} bytes were attached, charged were {charged:?}",
+        shown.len()
+    );
+    let mut profile = Profile::default();
+    session.events.lock().unwrap().iter().for_each(|event| profile.take(event));
+    let ledger = profile.attached;
+    let tokens: u64 = files.iter().map(|file| file.tokens).sum();
+    assert_eq!((ledger.files, ledger.tokens, ledger.used, ledger.asked), (2, tokens, 1, 0));
+    let wasted = files.iter().find(|file| file.path == "src/two.rs").unwrap().tokens;
+    assert_eq!(ledger.wasted_tokens, wasted);
+    // A request with it is as much larger.
+    let bodies = session.bodies();
+    assert!(bodies[1].len() - bodies[0].len() > shown.len());
 }
 
 #[tokio::test]

@@ -357,16 +357,33 @@ fn attached_paths(text: &str) -> impl Iterator<Item = &str> {
 /// Returns whether a file may be shown without having been asked for: nothing hidden, nothing that
 /// looks like a secret.
 fn may_be_shown(path: &str) -> bool {
-    const SECRET: [&str; 7] =
-        ["secret", "credential", "password", "passwd", "token", "private", "id_rsa"];
+    // In a whole path, as `secrets/` holds what its name says, whatever lies in it.
+    const ANYWHERE: [&str; 12] = [
+        "secret",
+        "credential",
+        "password",
+        "passwd",
+        "apikey",
+        "api_key",
+        "api-key",
+        "keystore",
+        "kubeconfig",
+        "service-account",
+        "service_account",
+        ".env.",
+    ];
+    // In a name: folders are often called so for other reasons.
+    const NAMES: [&str; 5] = ["token", "private", "id_rsa", "id_ed25519", "id_ecdsa"];
+    const ENDINGS: [&str; 12] = [
+        ".pem", ".key", ".p12", ".pfx", ".env", ".kdbx", ".jks", ".ppk", ".gpg", ".asc", ".tfvars",
+        ".tfstate",
+    ];
     let lower = path.to_ascii_lowercase();
-    let secret_ending = [".pem", ".key", ".p12", ".pfx", ".env", ".kdbx", ".jks"];
+    let name = lower.rsplit('/').next().unwrap_or(&lower);
     !lower.split('/').any(|part| part.starts_with('.'))
-        && !secret_ending.iter().any(|ending| lower.ends_with(ending))
-        && !lower
-            .rsplit('/')
-            .next()
-            .is_some_and(|name| SECRET.iter().any(|word| name.contains(word)))
+        && !ANYWHERE.iter().any(|word| lower.contains(word))
+        && !NAMES.iter().any(|word| name.contains(word))
+        && !ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// Returns whether words name a file: by its path, or by its name as a word of its own.

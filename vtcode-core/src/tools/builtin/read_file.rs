@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::safety::workspace::{Version, WHOLE_BYTES, Workspace, WorkspacePath};
 use crate::tools::builtin::blocking::{each_alone, go_on, one_batch, reading};
 use crate::tools::builtin::lines::{cut, plural};
+use crate::tools::builtin::walk::Ignores;
 use crate::tools::builtin::{list_files, nearest, spec};
 use crate::tools::tool::{
     BatchFuture, CallContext, Detail, Effect, Tool, ToolError, ToolFuture, ToolOutput, ToolSpec,
@@ -127,6 +128,22 @@ impl Tool for ReadFile {
         let [range] = ranges.as_slice() else { return None };
         let (_, stat) = self.workspace.resolve(&range.path).ok()?.open_file().ok()?;
         Some(stat.len())
+    }
+
+    fn on_request_only(&self, args: &Value) -> bool {
+        let ranges = parse_args::<Args>(NAME, args).and_then(Args::ranges).unwrap_or_default();
+        ranges.iter().any(|range| match self.workspace.resolve(&range.path) {
+            // The name that was judged is the file's own only where no link is in it.
+            Ok(path) => path.identity() != path.absolute() || Ignores::hide(&path),
+            Err(_) => true,
+        })
+    }
+
+    fn unshown(&self, args: &Value) {
+        let ranges = parse_args::<Args>(NAME, args).and_then(Args::ranges).unwrap_or_default();
+        for path in ranges.iter().filter_map(|range| self.workspace.resolve(&range.path).ok()) {
+            self.workspace.versions().forget(&path);
+        }
     }
 
     /// Ranges of one file are cut from one reading of it.
@@ -367,6 +384,8 @@ fn read(
                     path.display()
                 )));
             }
+            // Nobody waits for the lines of a call that was ended: they will not be seen.
+            go_on(NAME, cancel)?;
             workspace.versions().saw(&path, version);
             Ok(Answer::Lines(window))
         }
@@ -427,6 +446,49 @@ mod tests {
         let path = place.workspace.resolve("src/a.rs").unwrap();
         let seen = place.workspace.versions().last_seen(&path);
         assert_eq!(seen, Some(path.read().unwrap().1));
+    }
+
+    #[test]
+    fn what_is_linked_or_ignored_is_for_those_who_ask() {
+        let place = Place::with(&[
+            (".gitignore", "build/\n/local.toml\n"),
+            ("src/a.rs", "a"),
+            ("src/local.toml", "a"),
+            ("local.toml", "key"),
+            ("build/deep/out.rs", "made"),
+            ("src/deep/.ignore", "*.gen.rs\n!kept.gen.rs\n"),
+            ("src/deep/x.gen.rs", "made"),
+            ("src/deep/kept.gen.rs", "kept"),
+        ]);
+        symlink("../local.toml", place.path("src/link.toml")).unwrap();
+        symlink("src", place.path("linked")).unwrap();
+        let tool = tool(&place);
+        for (path, only) in [
+            ("src/a.rs", false),
+            ("./src/../src/a.rs", false),
+            ("src/local.toml", false),
+            ("local.toml", true),
+            ("build/deep/out.rs", true),
+            ("src/deep/x.gen.rs", true),
+            ("src/deep/kept.gen.rs", false),
+            ("src/link.toml", true),
+            ("linked/a.rs", true),
+            ("../outside", true),
+        ] {
+            assert_eq!(tool.on_request_only(&json!({"path": path})), only, "{path}");
+        }
+        let outside = place.outside().canonicalize().unwrap().join("work/src/a.rs");
+        assert!(!tool.on_request_only(&json!({"path": outside})), "its other name");
+    }
+
+    #[tokio::test]
+    async fn what_was_shown_to_nobody_is_not_known() {
+        let place = Place::with(&[("a", "one\n")]);
+        let (read, path) = (tool(&place), place.workspace.resolve("a").unwrap());
+        call(&read, json!({"path": "a"})).await.unwrap();
+        assert!(place.workspace.versions().last_seen(&path).is_some());
+        read.unshown(&json!({"path": "a"}));
+        assert_eq!(place.workspace.versions().last_seen(&path), None);
     }
 
     #[tokio::test]

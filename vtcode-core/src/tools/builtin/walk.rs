@@ -139,6 +139,25 @@ impl Ignores {
         }
     }
 
+    /// Returns whether the rules leave out a file, or a folder on the way to it. What cannot be
+    /// read leaves nothing out.
+    pub(super) fn hide(path: &WorkspacePath) -> bool {
+        // What was looked at decides nothing later.
+        let evidence = &mut Evidence::begin();
+        let mut rules = None::<Arc<Self>>;
+        for folder in path.folders_above() {
+            rules = Some(match rules {
+                None => Self::of(&folder, evidence),
+                Some(rules) if rules.ignores(&folder.absolute(), true) => return true,
+                Some(rules) => match folder.open_folder() {
+                    Ok(open) => rules.enter(&open, &folder.absolute(), evidence),
+                    Err(_) => rules,
+                },
+            });
+        }
+        rules.is_some_and(|rules| rules.ignores(&path.absolute(), false))
+    }
+
     fn ignores(&self, path: &Path, is_folder: bool) -> bool {
         let mut level = Some(self);
         while let Some(rules) = level {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::super::attachments::{Candidate, READ, Settled, Wish, block};
@@ -72,19 +72,24 @@ impl Run<'_> {
         let mut left = self.engine.limits.attached_tokens;
         let place = self.conversation.messages();
         let reads = read_all(&self.engine.pipeline, &self.stop_calls, place, wishes).await;
-        for (wish, read) in reads {
-            let Some(text) = read else {
-                self.attachments.refuse(wish.path);
+        for (mut wish, read) in reads {
+            let args = arguments(&wish);
+            let fits = read.as_deref().and_then(|text| fitted(&mut wish, text, left));
+            let Some(text) = fits else {
+                // It was read, but nobody sees it: a file that counts as seen may be written over.
+                if let Ok(tool) = self.engine.pipeline.registry().get(READ) {
+                    tool.unshown(&args);
+                }
+                if read.is_none_or(|text| is_key(&text)) {
+                    self.attachments.refuse(wish.path);
+                }
                 continue;
             };
-            let block = block(&wish, &text);
+            let block = block(&wish, text);
             let tokens = (block.len() as u64).div_ceil(TOKEN_BYTES);
-            if tokens > left {
-                continue;
-            }
-            left -= tokens;
+            left = left.saturating_sub(tokens);
             self.attachments.attached(&wish, tokens);
-            self.repeats.attached(&wish.path, &text);
+            self.repeats.attached(&wish.path, text);
             shown.push_str(&block);
             let lines = match wish.span {
                 Span::Whole => None,
@@ -117,7 +122,8 @@ async fn sizes(
     let Ok(tool) = registry.get(READ) else { return Vec::new() };
     let looks = tokio::task::spawn_blocking(move || {
         let sized = candidates.into_iter().map(|candidate| {
-            let bytes = tool.bytes(&json!({"path": candidate.path}));
+            let args = json!({"path": candidate.path});
+            let bytes = tool.bytes(&args).filter(|_| !tool.on_request_only(&args));
             (candidate, bytes)
         });
         sized.collect()
@@ -136,16 +142,10 @@ pub(super) async fn read_all(
     wishes: Vec<Wish>,
 ) -> Vec<(Wish, Option<String>)> {
     let reads = wishes.into_iter().enumerate().map(|(nth, wish)| async move {
-        let args = match wish.span {
-            Span::Whole => json!({"path": wish.path}),
-            Span::Lines { first, last } => {
-                json!({"path": wish.path, "start": first, "end": last})
-            }
-        };
         let request = ToolRequest {
             id: format!("{place}-attached-{nth}"),
             tool_name: READ.to_owned(),
-            args,
+            args: arguments(&wish),
             priority: ExecutionPriority::Low,
             timeout: PATIENCE,
             context: ExecutionContext { cancel: stop.child_token(), ..ExecutionContext::default() },
@@ -159,6 +159,14 @@ pub(super) async fn read_all(
     join_all(reads).await
 }
 
+/// Returns the call that reads what is wished for.
+fn arguments(wish: &Wish) -> Value {
+    match wish.span {
+        Span::Whole => json!({"path": wish.path}),
+        Span::Lines { first, last } => json!({"path": wish.path, "start": first, "end": last}),
+    }
+}
+
 /// Returns the lines that a read gave; none when it gave other words.
 fn lines(output: ToolOutput) -> Option<String> {
     let has_lines = match &output.detail {
@@ -166,4 +174,43 @@ fn lines(output: ToolOutput) -> Option<String> {
         _ => true,
     };
     (has_lines && !output.is_error).then_some(output.text)
+}
+
+/// Returns what of the lines fits into so many tokens and may be shown, if any does; the wish is
+/// then for these.
+fn fitted<'t>(wish: &mut Wish, text: &'t str, tokens: u64) -> Option<&'t str> {
+    if is_key(text) {
+        return None;
+    }
+    let bytes = usize::try_from(tokens * TOKEN_BYTES).unwrap_or(usize::MAX);
+    let is_cut = text.lines().next_back().is_some_and(|note| note.contains(CUT));
+    if block(wish, text).len() <= bytes && !is_cut {
+        return Some(text);
+    }
+    let start = match wish.span {
+        Span::Whole => 1,
+        Span::Lines { first, .. } => first,
+    };
+    wish.span = Span::Lines { first: start, last: u32::MAX };
+    let room = bytes.saturating_sub(block(wish, "").len());
+    // Numbered, so that these are lines of the file, and no note behind them.
+    let numbered = |line: &&str| line.starts_with(|c: char| c.is_ascii_digit());
+    let (mut end, mut count) = (0, 0_u32);
+    for line in text.split_inclusive('\n').take_while(numbered) {
+        if end + line.len() > room {
+            break;
+        }
+        (end, count) = (end + line.len(), count + 1);
+    }
+    let last = start.saturating_add(count.checked_sub(1)?);
+    wish.span = Span::Lines { first: start, last };
+    Some(&text[..end])
+}
+
+/// What `read_file` says where it leaves lines out that were asked for.
+const CUT: &str = "cut here; go on with start: ";
+
+/// Returns whether a text holds a private key, whatever its file is called.
+fn is_key(text: &str) -> bool {
+    text.contains("PRIVATE KEY-----")
 }
