@@ -176,7 +176,9 @@ impl Sessions {
         let mut journal = Journal::of(file, dir);
         let mut replay = journal.read(self.window_bytes)?;
         let header = replay.header.take().ok_or_else(|| journal.headless())?;
-        Ok(View { header, messages: journal.view()?, last: replay.totals.answered })
+        let (messages, totals) = (journal.view()?, replay.totals);
+        let last_answer = usize::try_from(totals.answered_step).ok().filter(|step| *step > 0);
+        Ok(View { header, messages, last: totals.answered, last_answer })
     }
 
     /// Returns the id that `id` is, or is the beginning of. Fails when there is no such session,
@@ -254,6 +256,9 @@ pub struct View {
     pub messages: Vec<Message>,
     /// The bytes of the last request that was answered, and what it used.
     pub last: Option<(usize, Usage)>,
+    /// Which of the answers among the messages came to that request, from 1; none when it was a
+    /// request with other messages, before older ones left the window.
+    pub last_answer: Option<usize>,
 }
 
 /// One session's journal, open for writing and locked against other processes.

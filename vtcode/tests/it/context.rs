@@ -1,9 +1,14 @@
 //! What fills the model's window: `vtcode context`, files in a prompt, and a window that is full.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use vtcode_testkit::{Reply, ScriptedModel, call, say};
 
-use crate::user::User;
+use crate::user::{User, soon};
 
 fn files() -> Vec<(String, String)> {
     (0..12).map(|n| (format!("{n}.txt"), format!("line of file {n}\n").repeat(500))).collect()
@@ -94,4 +99,99 @@ async fn a_full_window_is_told_and_what_was_put_aside_can_be_read() {
     let last = journal.iter().rev().find(|record| record["type"] == "tool_finished").unwrap();
     assert_eq!(last["is_error"], false, "{last}");
     assert!(last["text"].as_str().unwrap().contains("line of file 0"), "{last}");
+}
+
+/// Bytes of a request that are a token to [`counting`].
+const TOKEN_BYTES: usize = 4;
+
+/// A model that counts what it is sent, as providers do: the frames of JSON, too.
+async fn counting(reply: impl Fn(usize) -> Reply + Send + Sync + 'static) -> ScriptedModel {
+    ScriptedModel::start_with(move |request, number| {
+        reply(number).usage((request.body.len() / TOKEN_BYTES) as u64, 0, 10)
+    })
+    .await
+}
+
+/// Returns what `vtcode context --json` says of the last session.
+async fn told(user: &User, window: &str) -> Value {
+    let context = user.vtcode(["context", "--json"]).env("VTCODE_CONTEXT_WINDOW_TOKENS", window);
+    serde_json::from_str(&context.run().await.exits(0).stdout).unwrap()
+}
+
+/// Fails unless the rows add up to what a request of so many bytes had.
+fn is_true(told: &Value, request_bytes: usize, what: &str) {
+    let rows = told["rows"].as_array().unwrap();
+    let sum: u64 = rows.iter().map(|row| row["tokens"].as_u64().unwrap()).sum();
+    assert_eq!(told["tokens"], sum, "{what}");
+    let sent = (request_bytes / TOKEN_BYTES) as u64;
+    assert!(sum.abs_diff(sent) < sent / 50 + 20, "{what}: told {sum}, sent {sent}: {told}");
+}
+
+#[tokio::test]
+async fn the_rows_add_up_to_the_next_request_of_whatever_session() {
+    const WIDE: &str = "200000";
+    let user = User::with(files());
+    // Small results and long ones, so that frames and texts weigh differently.
+    let asked = Arc::new(Notify::new());
+    let is_asked = Arc::clone(&asked);
+    let model = counting(move |number| match number {
+        0 | 8 => call("list_files", json!({"path": "."})),
+        1..=3 => read(number),
+        4 | 5 => call("read_file", json!({"path": "1.txt", "start": number, "end": number})),
+        6 => call("run_command", json!({"command": "echo \"a \\\"quoted\\\" word\""})),
+        7 | 9 => say("Done."),
+        10 => read(4),
+        11 => {
+            is_asked.notify_one();
+            say("Never heard.").delay(Duration::from_secs(600))
+        }
+        _ => say("Again."),
+    })
+    .await;
+    let sent = |number: usize| model.requests()[number].body.len();
+    let env = ("VTCODE_CONTEXT_WINDOW_TOKENS", WIDE);
+
+    user.exec(&model, "look").env(env.0, env.1).run().await.exits(0);
+    let ended = told(&user, WIDE).await;
+    let resume = |prompt: &str| user.vtcode(["resume", "--last", prompt]).env(env.0, env.1);
+    resume("go").run().await.exits(0);
+    is_true(&ended, sent(8), "ended");
+
+    // Gone on with, and while a request is on its way.
+    let live = resume("and on").start();
+    soon("the request", asked.notified()).await;
+    is_true(&told(&user, WIDE).await, sent(11), "live");
+
+    // Ended in the middle, with half a record.
+    live.signal(Signal::KILL);
+    live.end().await;
+    let journal = user.session().join("journal.jsonl");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes.extend(b"{\"type\":\"part\",\"at\":");
+    std::fs::write(&journal, bytes).unwrap();
+    let broken = told(&user, WIDE).await;
+    resume("x").run().await.exits(0);
+    is_true(&broken, sent(12), "broken");
+}
+
+#[tokio::test]
+async fn the_rows_add_up_after_a_compaction() {
+    const NARROW: &str = "26000";
+    let user = User::with(files());
+    let model = counting(|number| if number < 10 { read(number) } else { say("Done.") }).await;
+    user.exec(&model, "read").env("VTCODE_CONTEXT_WINDOW_TOKENS", NARROW).run().await.exits(0);
+    let journal = user.journal();
+    let compactions = journal.iter().filter(|record| record["type"] == "compacted").count();
+    assert!(compactions > 0);
+    let contents = told(&user, NARROW).await;
+    let aside = contents["rows"].as_array().unwrap().iter().find(|row| row["what"] == "aside");
+    let pointers: u64 = journal
+        .iter()
+        .filter(|record| record["type"] == "compacted")
+        .map(|record| record["put_aside"].as_u64().unwrap())
+        .sum();
+    assert_eq!(aside.unwrap()["count"], pointers);
+    let resume = user.vtcode(["resume", "--last", "x"]);
+    resume.env("VTCODE_CONTEXT_WINDOW_TOKENS", NARROW).run().await.exits(0);
+    is_true(&contents, model.requests().last().unwrap().body.len(), "compacted");
 }

@@ -33,6 +33,9 @@ pub(super) struct Totals {
     /// The bytes of the last request that was answered, and what it used.
     #[serde(default)]
     pub(super) answered: Option<(usize, Usage)>,
+    /// Which answer of the view that was, from 1; 0: of another view.
+    #[serde(default)]
+    pub(super) answered_step: u32,
     /// Provider, address and model of the last run, where they are not the header's.
     pub(super) moved: Option<(String, String, String)>,
     /// Where the record stands from which the conversation is read; 0: at the beginning.
@@ -70,6 +73,7 @@ impl Totals {
             EventKind::ResponseEnded { usage, .. } => {
                 self.usage += *usage;
                 self.answered = Some((self.asked_bytes, *usage));
+                self.answered_step = self.steps + 1;
             }
             // The tokens of a complete answer are those of its end.
             EventKind::AttemptEnded(attempt) if attempt.outcome != Outcome::Done => {
@@ -82,7 +86,7 @@ impl Totals {
                 let answers = messages.iter().filter(|m| matches!(m, Message::Assistant { .. }));
                 self.steps = u32::try_from(answers.count()).unwrap_or(u32::MAX);
                 // No request has begun with it yet.
-                self.sent = None;
+                (self.sent, self.answered_step) = (None, 0);
             }
             _ => {}
         }

@@ -128,25 +128,34 @@ impl Contents {
         tools: &[ToolSpec],
         limits: &crate::config::limits::ContextLimits,
     ) -> Self {
-        let told = view.last.filter(|(bytes, usage)| *bytes > 0 && usage.input_tokens > 0);
-        let mut images = Images::default();
-        view.messages.iter().for_each(|message| images += Images::of(message.images()));
-        let (of_bytes, so_many) = told.map_or((BYTES_PER_TOKEN, 1), |(bytes, usage)| {
-            (images.weighed(bytes) as u64, usage.input_tokens)
-        });
-        let tokens = |bytes: usize| {
-            let tokens = (bytes as u128 * u128::from(so_many)).div_ceil(u128::from(of_bytes));
-            u64::try_from(tokens).unwrap_or(u64::MAX)
-        };
-
         let mut pieces: Vec<(What, usize)> = vec![(What::System, view.header.system.len())];
         pieces.extend(tools.iter().map(|tool| {
             let schema = tool.parameters.to_string().len();
             (What::Tools, tool.name.len() + tool.description.len() + schema)
         }));
-        for message in &view.messages {
+        let asked = asked(view);
+        let (mut sent, mut images) = (None, Images::default());
+        for (at, message) in view.messages.iter().enumerate() {
+            if asked == Some(at) {
+                sent = Some((text_bytes(&pieces), images));
+            }
             weigh(message, &mut pieces);
+            images += Images::of(message.images());
         }
+        let told = view.last.filter(|(bytes, usage)| *bytes > 0 && usage.input_tokens > 0);
+        let (so_many, of_bytes) = match (told, sent) {
+            // What the provider counted were these very texts, with their frames round them.
+            (Some((_, usage)), Some((bytes, images))) => {
+                let of_images = (images.count * IMAGE_TOKENS) as u64;
+                (usage.input_tokens.saturating_sub(of_images).max(1), bytes.max(1) as u64)
+            }
+            (Some((bytes, usage)), None) => (usage.input_tokens, images.weighed(bytes) as u64),
+            (None, _) => (1, BYTES_PER_TOKEN),
+        };
+        let tokens = |bytes: usize| {
+            let tokens = (bytes as u128 * u128::from(so_many)).div_ceil(u128::from(of_bytes));
+            u64::try_from(tokens).unwrap_or(u64::MAX)
+        };
         pieces.retain(|(_, bytes)| *bytes > 0);
         pieces.sort_by_key(|(what, _)| *what);
         let rows: Vec<Row> = pieces
@@ -178,6 +187,19 @@ impl Contents {
             rows,
         }
     }
+}
+
+/// Returns how many messages the last request had that was answered: those before its answer. None
+/// when it had others.
+fn asked(view: &View) -> Option<usize> {
+    let answers = view.messages.iter().enumerate();
+    let mut answers = answers.filter(|(_, message)| matches!(message, Message::Assistant { .. }));
+    answers.nth(view.last_answer?.checked_sub(1)?).map(|(at, _)| at)
+}
+
+fn text_bytes(pieces: &[(What, usize)]) -> usize {
+    let texts = pieces.iter().filter(|(what, _)| *what != What::Images);
+    texts.map(|(_, bytes)| bytes).sum()
 }
 
 fn weigh(message: &Message, pieces: &mut Vec<(What, usize)>) {
@@ -246,7 +268,7 @@ mod tests {
             model: "m".into(),
             system: "be good".into(),
         };
-        View { header, messages, last }
+        View { header, messages, last, last_answer: None }
     }
 
     fn step(tool: &str, bytes: usize) -> [Message; 2] {
@@ -290,6 +312,28 @@ mod tests {
         let next: Vec<_> = contents.next.iter().map(|l| (l.tool.as_str(), l.bytes)).collect();
         assert_eq!(next, [("run_command", 4000), ("read_file", 8000)]);
         assert_eq!(contents.next[0].arguments, r#"{"n":4000}"#);
+    }
+
+    #[test]
+    fn what_the_last_request_held_is_as_much_as_its_provider_said() {
+        let mut messages = vec![Message::user("go")];
+        messages.extend(step("read_file", 990));
+        messages.extend(step("read_file", 1000));
+        let used = Usage { input_tokens: 3000, ..Usage::default() };
+        let limits = Limits::full().agent.context;
+        // It had the first step, and its answer made the second.
+        let mut view = view(messages, Some((90_000, used)));
+        view.last_answer = Some(2);
+        let contents = Contents::of(&view, &[], &limits);
+        let of_first = "be good".len() + "go".len() + 990 + compact::bytes(&view.messages[1]);
+        let row = contents.rows.iter().find(|row| row.what == What::Files).unwrap();
+        let expected = (1990 * 3000_usize).div_ceil(of_first);
+        assert_eq!(row.tokens, expected as u64);
+        // Of another view, only the sizes of the bodies can be compared.
+        view.last_answer = None;
+        let contents = Contents::of(&view, &[], &limits);
+        let row = contents.rows.iter().find(|row| row.what == What::Files).unwrap();
+        assert_eq!(row.tokens, (1990_u64 * 3000).div_ceil(90_000));
     }
 
     #[test]
