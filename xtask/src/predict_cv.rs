@@ -23,14 +23,14 @@ use train::Example;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The recorded sessions, one a line; `.zst` is unpacked
-    #[arg(default_value = "vtcode-core/src/laboratory/sample.jsonl")]
-    file: PathBuf,
+    /// The recorded sessions, one a line, packed with zstd or not [default: the bundled sample]
+    file: Option<PathBuf>,
     /// Learn from all repositories and write the table of weights
     #[arg(long)]
     write: bool,
 }
 
+const SAMPLE: &str = "vtcode-core/src/laboratory/sample.jsonl";
 const TABLE_FILE: &str = "vtcode-core/src/core/optimized_agent/predict/weights.rs";
 
 /// What a step is worth in tokens, at the points of the curve.
@@ -70,10 +70,17 @@ struct Fold<'a> {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let path = crate::root().join(&options.file);
+    let path = options.file.clone().unwrap_or_else(|| crate::root().join(SAMPLE));
     let text = read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let sessions = corpus::sessions(&text).with_context(|| format!("`{}`", path.display()))?;
-    anyhow::ensure!(!sessions.is_empty(), "`{}` holds no session", path.display());
+    let steps = sessions.iter().flat_map(|session| &session.steps).filter(|step| step.is_llm());
+    let steps = steps.count();
+    anyhow::ensure!(
+        steps > 0,
+        "`{}` holds no answer of a model: give a file of recorded sessions, one a line \
+         (docs/replay.md)",
+        path.display()
+    );
     let mut repos: BTreeMap<&str, Vec<&Session>> = BTreeMap::new();
     for session in &sessions {
         repos.entry(session.repo.as_str()).or_default().push(session);
@@ -91,17 +98,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let folds = fold(readings, &examples);
-    println!(
-        "{} sessions of {} repositories, {} model steps",
-        sessions.len(),
-        folds.len(),
-        sessions.iter().flat_map(|session| &session.steps).filter(|step| step.is_llm()).count()
-    );
+    println!("{} sessions, {} repositories, {steps} model steps", sessions.len(), folds.len());
     if folds.len() > 1 {
         println!("\nweights learned on all repositories but the one they are judged on:");
         report(&folds, false);
     } else {
-        println!("\none repository cannot be cross-validated.");
+        println!(
+            "\none repository cannot be cross-validated: add sessions of another. What follows \
+             says how well the weights as shipped, learned elsewhere, do on it."
+        );
     }
     println!("\nthe weights as shipped:");
     report(&folds, true);
@@ -180,8 +185,8 @@ fn print_curve(counting: Counting, folds: &[Fold<'_>], curve: &[(f64, &Vec<Vec<T
             share(sum.avoided, sum.steps),
             share(sum.avoided_ms, sum.steps_ms),
             share(sum.in_part, sum.steps),
-            sum.tokens as f64 / sum.steps as f64,
-            sum.wasted_tokens as f64 / sum.steps as f64,
+            sum.tokens as f64 / sum.steps.max(1) as f64,
+            sum.wasted_tokens as f64 / sum.steps.max(1) as f64,
             share(sum.used_next, sum.attached),
             share(sum.used, sum.attached),
             breaks[0],
@@ -223,13 +228,16 @@ fn break_even(sum: &Tally, model: &PriceModel) -> String {
     let seconds = sum.avoided_ms as f64 / 1000.0;
     if let Some(prefill) = model.prefill {
         let lost = sum.wasted_tokens as f64 / prefill;
-        return format!("{:+.2} % time", 100.0 * (seconds - lost) / (sum.steps_ms as f64 / 1000.0));
+        let all = (sum.steps_ms as f64 / 1000.0).max(f64::MIN_POSITIVE);
+        return format!("{:+.2} % time", 100.0 * (seconds - lost) / all);
     }
     let saved =
         sum.avoided_context as f64 * model.cached + sum.avoided_output as f64 * model.output;
     let cost = sum.wasted_tokens as f64 * model.written + sum.wasted_carried as f64 * model.cached;
     if saved >= cost {
         "nothing".to_owned()
+    } else if sum.avoided_ms == 0 {
+        "no second".to_owned()
     } else {
         format!("{:.0} tokens", (cost - saved) / seconds)
     }
@@ -264,7 +272,7 @@ fn at_precision(
     let half = bootstrap(&sessions);
     let middle = share(nearest.0.avoided, nearest.0.steps);
     let interval = (avoided + half.0 - middle, avoided + half.1 - middle);
-    Some((avoided, between(|t| t.tokens as f64 / t.steps as f64), interval))
+    Some((avoided, between(|t| t.tokens as f64 / t.steps.max(1) as f64), interval))
 }
 
 /// Returns the 95 % interval of the share of steps avoided, over sessions drawn again.

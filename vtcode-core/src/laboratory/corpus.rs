@@ -4,6 +4,8 @@
 use std::io::{self, BufRead, Read};
 use std::time::Duration;
 
+use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -96,7 +98,7 @@ pub struct Call {
 
 /// Why a text is no corpus.
 #[derive(Debug, thiserror::Error)]
-#[error("line {line} is no recorded session: {what}")]
+#[error("line {line} is no recorded session: {what}; mend the line or leave it out")]
 pub struct CorpusError {
     /// The line, from 1.
     pub line: usize,
@@ -137,21 +139,102 @@ pub fn sessions(text: &str) -> Result<Vec<Session>, CorpusError> {
 /// The largest corpus that is read, unpacked.
 const TEXT_BYTES: u64 = 1 << 30;
 
-/// Reads the text of a corpus or of a journal, packed with zstd or not. Fails when it cannot be
-/// read or unpacked, is larger than 1 GiB unpacked, or is not UTF-8.
+/// Reads the text of a corpus or of a journal, packed with zstd, in whatever frames, or not. Fails
+/// when it cannot be read or unpacked, is larger than 1 GiB unpacked, or is not UTF-8.
 pub fn text(mut packed_or_not: impl BufRead) -> io::Result<String> {
-    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-    let packed = packed_or_not.fill_buf()?.starts_with(&ZSTD);
     let mut bytes = Vec::new();
-    if packed {
-        let unpacked = ruzstd::decoding::StreamingDecoder::new(packed_or_not);
-        let unpacked = unpacked.map_err(|error| io::Error::other(error.to_string()))?;
-        unpacked.take(TEXT_BYTES + 1).read_to_end(&mut bytes)?;
+    if is_packed(packed_or_not.fill_buf()?) {
+        unpack(&mut packed_or_not, &mut bytes)?;
     } else {
         packed_or_not.take(TEXT_BYTES + 1).read_to_end(&mut bytes)?;
     }
     if bytes.len() as u64 > TEXT_BYTES {
-        return Err(io::Error::other("it is larger than 1 GiB"));
+        return Err(io::Error::other("it is larger than 1 GiB; split it"));
     }
-    String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))
+    let mut text = String::from_utf8(bytes).map_err(|_| {
+        io::Error::other("it is no text (what is packed with anything but zstd must be unpacked)")
+    })?;
+    // Some programs begin a text with a mark that JSON does not know.
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
+}
+
+/// Returns whether a file begins as one of zstd's does, perhaps with a frame that holds no text.
+fn is_packed(start: &[u8]) -> bool {
+    const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+    let is_skipped = matches!(start, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]);
+    start.starts_with(&ZSTD) || is_skipped
+}
+
+/// Unpacks all frames, one behind the other, until there is more than may be.
+fn unpack(packed: &mut impl BufRead, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let damaged = |error: &dyn std::fmt::Display| {
+        let what = format!("it is damaged or not complete, so get it again ({error})");
+        io::Error::new(io::ErrorKind::InvalidData, what)
+    };
+    while !packed.fill_buf()?.is_empty() && bytes.len() as u64 <= TEXT_BYTES {
+        match StreamingDecoder::new(&mut *packed) {
+            Ok(frame) => {
+                let left = TEXT_BYTES + 1 - bytes.len() as u64;
+                frame.take(left).read_to_end(bytes).map_err(|error| damaged(&error))?;
+            }
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length,
+                ..
+            })) => {
+                let length = u64::from(length);
+                if io::copy(&mut packed.take(length), &mut io::sink())? < length {
+                    return Err(damaged(&"it ends early"));
+                }
+            }
+            Err(error) => return Err(damaged(&error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Packs a text without making it smaller: a frame of one raw block.
+    fn frame(text: &str) -> Vec<u8> {
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, text.len() as u8];
+        let header = (text.len() as u32) << 3 | 1;
+        frame.extend(&header.to_le_bytes()[..3]);
+        frame.extend(text.as_bytes());
+        frame
+    }
+
+    #[test]
+    fn a_packed_text_is_read_to_the_end_of_its_last_frame() {
+        let mut packed = vec![0x51, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 7, 7, 7];
+        packed.extend(frame("one\n"));
+        packed.extend(frame("two\n"));
+        assert_eq!(text(packed.as_slice()).unwrap(), "one\ntwo\n");
+        for length in 1..packed.len() {
+            match text(&packed[..length]) {
+                // Whole frames, or so few bytes that nobody knows what they are.
+                Ok(text) => {
+                    assert!(["", "one\n"].contains(&text.as_str()) || length < 4, "{length}");
+                }
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(said.contains("not complete") || said.contains("no text"), "{said}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_corpus_says_what_to_do() {
+        assert_eq!(text("\u{feff}{}".as_bytes()).unwrap(), "{}");
+        let gzip = [0x1f, 0x8b, 8, 0, 0xff];
+        assert!(text(gzip.as_slice()).unwrap_err().to_string().contains("must be unpacked"));
+        let error = sessions("\n{\"session_id\":\"a\",\"steps\":[]}\nrubbish\n").unwrap_err();
+        assert_eq!(error.line, 3);
+        assert!(error.to_string().ends_with("; mend the line or leave it out"), "{error}");
+    }
 }

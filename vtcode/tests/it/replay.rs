@@ -76,13 +76,19 @@ async fn a_session_of_ours_replays_in_the_steps_it_took() {
 
 #[tokio::test]
 async fn what_is_no_recorded_session_is_said_to_be_none() {
-    let cases: [(&str, &[u8], &str); 6] = [
-        ("empty", b"", "is no recorded session"),
+    let cases: [(&str, &[u8], &str); 8] = [
+        ("empty", b"", "there is no recorded session in it"),
+        ("blank", b"\n \n", "is empty"),
         ("words", b"hello\n", "is no recorded session"),
         ("other.json", b"{\"a\": 1}\n", "is no recorded session"),
         ("binary", b"\xff\xfe\x00", "it is no text"),
-        ("torn.zst", b"\x28\xb5\x2f\xfd\x00", "cannot read"),
-        ("half.jsonl", b"{\"session_id\":\"a\",\"steps\":[]}\n{\"session\n", "line 2"),
+        ("torn.zst", b"\x28\xb5\x2f\xfd\x00", "not complete, so get it again"),
+        ("packed.gz", b"\x1f\x8b\x08\xff", "must be unpacked"),
+        (
+            "half.jsonl",
+            b"{\"session_id\":\"a\",\"steps\":[]}\n{\"session\n",
+            "line 2 is no recorded session: EOF while parsing a string at line 1 column 9; mend",
+        ),
     ];
     for (name, bytes, words) in cases {
         let user = User::with([(name, bytes)]);
