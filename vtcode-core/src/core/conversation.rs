@@ -15,6 +15,7 @@ pub use self::segment::Segment;
 
 use crate::core::cache;
 use crate::core::event::{Prefix, ShortHash};
+use crate::core::memory_pool::global_pool;
 use crate::llm::message::Images;
 
 /// Stands between two messages on every wire.
@@ -95,28 +96,29 @@ impl Conversation {
     }
 
     /// Appends a rendered message. There is no other change, so every prefix stays as it was sent.
-    /// This is the one time that its bytes are hashed and copied.
     pub fn push(&mut self, message: &[u8]) {
-        self.push_with(message, Images::default());
+        self.render(Images::default(), |onto| onto.extend_from_slice(message));
     }
 
-    /// Does the same with a message that holds images.
-    pub fn push_with(&mut self, message: &[u8], images: Images) {
+    /// Appends a message that holds these images, once `message` has rendered it onto a buffer: the
+    /// one time that its bytes are hashed and copied.
+    pub fn render(&mut self, images: Images, message: impl FnOnce(&mut Vec<u8>)) {
+        let mut sent = global_pool().loan_bytes();
+        if self.needs_comma {
+            sent.push(COMMA);
+        }
+        let begin = sent.len();
+        message(&mut sent);
+        let rendered = &sent[begin..];
         if images.count > 0 {
             self.with_images.push((self.messages(), images));
             self.images += images;
         }
-        self.chain.push(linked(self.chain[self.segments.len()], message));
-        let mut sent = Vec::with_capacity(message.len() + 1);
-        if !message.is_empty() {
-            if self.needs_comma {
-                sent.push(COMMA);
-            }
-            sent.extend_from_slice(message);
-            self.needs_comma = true;
-        }
-        self.window_bytes += sent.len();
-        self.segments.push(Bytes::from(sent).into());
+        self.chain.push(linked(self.chain[self.segments.len()], rendered));
+        let kept = if rendered.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(&sent) };
+        self.needs_comma |= !kept.is_empty();
+        self.window_bytes += kept.len();
+        self.segments.push(kept.into());
     }
 
     /// Returns how many messages it has.

@@ -31,8 +31,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use reqwest::Url;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::{Method, Url};
 use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -387,6 +387,7 @@ impl Inner {
         let key = endpoint.key.as_ref().map(|key| key.expose_secret().trim());
         let key = key.filter(|key| !key.is_empty());
         let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(connect::USER_AGENT));
         for (name, text) in provider.headers(key) {
             let mut value = HeaderValue::from_str(&text).map_err(|_| {
                 unusable("the key holds characters that no key has; was it copied whole?".into())
@@ -438,9 +439,10 @@ impl Inner {
     /// Sends a request, and waits until its answer begins.
     fn open(&self, body: &RequestBody) -> Opening {
         let sent = Sent::default();
-        let request = self.connections.client().post(self.url.clone());
-        let request = request.headers(self.headers.clone());
-        let request = request.body(outgoing(body.clone(), sent.clone()));
+        let mut request = reqwest::Request::new(Method::POST, self.url.clone());
+        *request.headers_mut() = self.headers.clone();
+        *request.body_mut() = Some(outgoing(body.clone(), sent.clone()));
+        let request = reqwest::RequestBuilder::from_parts(self.connections.client(), request);
         self.transport.open(request, body.len(), sent)
     }
 
@@ -477,7 +479,8 @@ impl Inner {
         };
         let mut conversation = Conversation::new(provider.head(&setup));
         for message in &request.messages {
-            conversation.push_with(&provider.segment(message), Images::of(message.images()));
+            let images = Images::of(message.images());
+            conversation.render(images, |onto| provider.render(message, onto));
         }
         provider.frame_choosing(&conversation, &request.tool_choice, &setup)
     }

@@ -67,8 +67,15 @@ pub trait Provider: Send + Sync {
     /// Renders what stands before the messages; constant over a session.
     fn head(&self, setup: &Setup) -> Bytes;
 
-    /// Renders one message, once. The bytes stay valid in every later request.
-    fn segment(&self, message: &Message) -> Bytes;
+    /// Renders one message onto a buffer, once. The bytes stay valid in every later request.
+    fn render(&self, message: &Message, onto: &mut Vec<u8>);
+
+    /// Returns one message as it is rendered.
+    fn segment(&self, message: &Message) -> Bytes {
+        let mut bytes = Vec::new();
+        self.render(message, &mut bytes);
+        bytes.into()
+    }
 
     /// Returns what server and model take of images. Where they take none, a segment holds words in
     /// an image's place.

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -158,8 +158,6 @@ impl AsyncToolPipeline {
         let ToolRequest { id, tool_name, args, priority, timeout, context } = request;
         let (registry, core) = (&self.registry, self.registry.core());
         core.admit()?;
-        let (sender, result) = oneshot::channel();
-        let pending = Pending { result };
         let submitted = Instant::now();
         let planned = registry.get(&tool_name).and_then(|tool| {
             let plan = registry.plan(&tool, &args)?;
@@ -168,10 +166,8 @@ impl AsyncToolPipeline {
         let (tool, plan) = match planned {
             Ok(planned) => planned,
             Err(error) => {
-                let ending = Ending::early(error);
-                // The receiver is in what is returned.
-                let _ = sender.send(given(ending, id, tool_name, submitted));
-                return Ok(pending);
+                let result = given(Ending::early(error), id, tool_name, submitted);
+                return Ok(Pending::Known(Some(result)));
             }
         };
         let read_only = plan.effect.is_read_only();
@@ -197,12 +193,12 @@ impl AsyncToolPipeline {
         };
         core.take();
         let core = Arc::clone(core);
-        self.owner.tasks.spawn(async move {
+        // Nobody may be waiting; the call is done all the same.
+        let running = self.owner.tasks.spawn(async move {
             let ending = core.carry_out(job).await;
-            // Nobody may be waiting; the call is done all the same.
-            let _ = sender.send(given(ending, id, tool_name, submitted));
+            given(ending, id, tool_name, submitted)
         });
-        Ok(pending)
+        Ok(Pending::Running(running))
     }
 
     /// Waits for the result of a request. Each result is given once; an id that was never
@@ -239,16 +235,23 @@ impl Drop for AsyncToolPipeline {
 
 /// A call that was taken; its result is what comes of waiting for it.
 #[derive(Debug)]
-pub(crate) struct Pending {
-    result: oneshot::Receiver<ToolResult>,
+pub(crate) enum Pending {
+    Running(JoinHandle<ToolResult>),
+    /// What became of it without being run; given out once.
+    Known(Option<ToolResult>),
 }
 
 impl Future for Pending {
     type Output = ToolResult;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ToolResult> {
-        // Without a result the task that runs the call was ended from outside.
-        Pin::new(&mut self.result).poll(cx).map(|result| result.unwrap_or_else(|_| missing("")))
+        match &mut *self {
+            // Without a result the task that runs the call was ended from outside.
+            Self::Running(task) => {
+                Pin::new(task).poll(cx).map(|result| result.unwrap_or_else(|_| missing("")))
+            }
+            Self::Known(result) => Poll::Ready(result.take().unwrap_or_else(|| missing(""))),
+        }
     }
 }
 

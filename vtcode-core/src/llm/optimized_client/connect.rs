@@ -26,6 +26,10 @@ pub(super) use self::opener::Sent;
 const POOL_IDLE: Duration = Duration::from_secs(300);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// How we name ourselves. A request brings it along: added by the HTTP library, it would make each
+/// request's headers grow.
+pub(super) const USER_AGENT: &str = concat!("vtcode/", env!("CARGO_PKG_VERSION"));
+
 /// The longest file of certificates that is read.
 const MAX_CA_BYTES: u64 = 4 << 20;
 
@@ -182,7 +186,7 @@ pub(in crate::llm) fn client(
 
 fn builder(url: &Url, connect: Duration, idle_connections: usize) -> reqwest::ClientBuilder {
     let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("vtcode/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(connect)
         .tcp_nodelay(true)

@@ -15,7 +15,8 @@ use super::arguments::as_object;
 use super::halves::Halves;
 use super::json::{self, Json, Text};
 use super::{
-    DecodeError, Decoder, MAX_PARTS, Provider, appended, name_call, render, reported, schema, seal,
+    DecodeError, Decoder, MAX_PARTS, Provider, appended, name_call, render, render_onto, reported,
+    schema, seal,
 };
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::core::conversation::{Conversation, Insert, RequestBody};
@@ -99,7 +100,7 @@ impl Provider for Anthropic {
         bytes.into()
     }
 
-    fn segment(&self, message: &Message) -> Bytes {
+    fn render(&self, message: &Message, onto: &mut Vec<u8>) {
         let (role, content) = match message {
             Message::User { text, images } => {
                 let sent: Vec<_> = images.iter().map(|i| super::sent(i, &self.facts)).collect();
@@ -110,13 +111,13 @@ impl Provider for Anthropic {
                     .map(|(image, sent)| Block::image(image, sent))
                     .collect();
                 content.extend(text_block(text));
-                return message_bytes("user", &content);
+                return render_message(onto, "user", &content);
             }
             Message::Assistant { parts } => {
                 // Kept alive for the blocks, which borrow them.
                 let inputs: Vec<_> = parts.iter().map(input).collect();
                 let content: Vec<_> = parts.iter().zip(&inputs).filter_map(past).collect();
-                return message_bytes("assistant", &content);
+                return render_message(onto, "assistant", &content);
             }
             Message::Tool { results } => (
                 "user",
@@ -130,7 +131,7 @@ impl Provider for Anthropic {
                     .collect::<Vec<_>>(),
             ),
         };
-        message_bytes(role, &content)
+        render_message(onto, role, &content);
     }
 
     fn images(&self) -> ImageRules {
@@ -324,11 +325,10 @@ impl<'a> Block<'a> {
     }
 }
 
-fn message_bytes(role: &'static str, content: &[Block<'_>]) -> Bytes {
-    if content.is_empty() {
-        return Bytes::new();
+fn render_message(onto: &mut Vec<u8>, role: &'static str, content: &[Block<'_>]) {
+    if !content.is_empty() {
+        render_onto(onto, &Said { role, content });
     }
-    render(&Said { role, content }).into()
 }
 
 /// Returns a text block, or none for a text of white space, which the server refuses.

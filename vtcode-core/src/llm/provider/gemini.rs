@@ -15,7 +15,9 @@ use serde_json::{Map, Value};
 use super::arguments::as_object;
 use super::halves::Halves;
 use super::json::{self, Json, Reader, Text};
-use super::{DecodeError, Decoder, Provider, appended, name_call, render, reported, seal};
+use super::{
+    DecodeError, Decoder, Provider, appended, name_call, render, render_onto, reported, seal,
+};
 use crate::config::dialect::{AnswerSchema, Effort, ModelFacts, Thinking};
 use crate::llm::message::{
     Delta, FinishReason, Image, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, ToolChoice,
@@ -77,11 +79,8 @@ impl Provider for Gemini {
         bytes.into()
     }
 
-    fn segment(&self, message: &Message) -> Bytes {
+    fn render(&self, message: &Message, onto: &mut Vec<u8>) {
         let (role, parts) = match message {
-            Message::User { text, images } if text.is_empty() && images.is_empty() => {
-                return Bytes::new();
-            }
             Message::User { text, images } => {
                 let mut parts = Vec::with_capacity(images.len() + 1);
                 parts.extend(images.iter().map(|image| self.image(image)));
@@ -91,10 +90,9 @@ impl Provider for Gemini {
             Message::Assistant { parts } => ("model", past(parts)),
             Message::Tool { results } => ("user", results.iter().map(PastPart::answer).collect()),
         };
-        if parts.is_empty() {
-            return Bytes::new();
+        if !parts.is_empty() {
+            render_onto(onto, &Content { role, parts });
         }
-        render(&Content { role, parts }).into()
     }
 
     fn images(&self) -> ImageRules {

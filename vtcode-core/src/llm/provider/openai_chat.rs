@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::arguments::{ObjectScan, as_object};
@@ -26,6 +26,7 @@ use crate::config::dialect::{
 use crate::core::memory_pool::{StringLoan, global_pool};
 use crate::llm::message::{
     Delta, FinishReason, ImageRules, Message, Part, Setup, ToolAnswer, ToolCall, ToolChoice, Usage,
+    tool_calls,
 };
 
 /// The wire format, as one server and one model speak it.
@@ -93,10 +94,10 @@ impl Provider for OpenAiChat {
         bytes.into()
     }
 
-    fn segment(&self, message: &Message) -> Bytes {
+    fn render(&self, message: &Message, onto: &mut Vec<u8>) {
         match message {
             Message::User { text, images } if images.is_empty() => {
-                render(&Said { role: "user", content: text }).into()
+                render_onto(onto, &Said { role: "user", content: text });
             }
             Message::User { text, images } => {
                 let mut content = Vec::with_capacity(images.len() + 1);
@@ -105,18 +106,16 @@ impl Provider for OpenAiChat {
                     Ok(url) => Piece::ImageUrl { image_url: ImageUrl { url } },
                     Err(words) => Piece::Text { text: words.into() },
                 }));
-                render(&SaidPieces { role: "user", content }).into()
+                render_onto(onto, &SaidPieces { role: "user", content });
             }
-            Message::Assistant { parts } => self.past(parts),
+            Message::Assistant { parts } => self.past(parts, onto),
             Message::Tool { results } => {
-                let mut bytes = Vec::new();
-                for result in results {
-                    if !bytes.is_empty() {
-                        bytes.push(b',');
+                for (nth, result) in results.iter().enumerate() {
+                    if nth > 0 {
+                        onto.push(b',');
                     }
-                    self.answer(result, &mut bytes);
+                    self.answer(result, onto);
                 }
-                bytes.into()
             }
         }
     }
@@ -287,8 +286,30 @@ struct Assistant<'a> {
     reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<&'a str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<PastCall<'a>>,
+    #[serde(skip_serializing_if = "PastCalls::is_empty")]
+    tool_calls: PastCalls<'a>,
+}
+
+/// The calls among the parts of an answer, as the server takes them back.
+struct PastCalls<'a> {
+    server: &'a OpenAiChat,
+    parts: &'a [Part],
+}
+
+impl PastCalls<'_> {
+    fn is_empty(&self) -> bool {
+        tool_calls(self.parts).next().is_none()
+    }
+}
+
+impl Serialize for PastCalls<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(tool_calls(self.parts).map(|call| PastCall {
+            id: self.server.id(&call.id),
+            r#type: "function",
+            function: PastFunction { name: &call.name, arguments: as_object(&call.arguments) },
+        }))
+    }
 }
 
 #[derive(Serialize)]
@@ -315,7 +336,7 @@ impl OpenAiChat {
     /// Renders what the model said. Its thinking is sent to servers that want it back, with the
     /// calls that it led to: the wire has no field for it that all servers take. Nothing said gives
     /// nothing, since servers refuse an assistant without content.
-    fn past(&self, parts: &[Part]) -> Bytes {
+    fn past(&self, parts: &[Part], onto: &mut Vec<u8>) {
         let content: String = parts
             .iter()
             .filter_map(|part| match part {
@@ -323,22 +344,9 @@ impl OpenAiChat {
                 _ => None,
             })
             .collect();
-        let tool_calls: Vec<_> = parts
-            .iter()
-            .filter_map(|part| match part {
-                Part::ToolCall(call) => Some(PastCall {
-                    id: self.id(&call.id),
-                    r#type: "function",
-                    function: PastFunction {
-                        name: &call.name,
-                        arguments: as_object(&call.arguments),
-                    },
-                }),
-                _ => None,
-            })
-            .collect();
+        let tool_calls = PastCalls { server: self, parts };
         if content.is_empty() && tool_calls.is_empty() {
-            return Bytes::new();
+            return;
         }
         let content = Some(content).filter(|content| !content.is_empty());
         let thought = parts.iter().find_map(|part| match part {
@@ -347,14 +355,14 @@ impl OpenAiChat {
         });
         let thought = thought.filter(|_| !tool_calls.is_empty());
         let back = |field| thought.filter(|_| self.quirks.thinking_back == field);
-        render(&Assistant {
+        let assistant = Assistant {
             role: "assistant",
             content,
             reasoning_content: back(ThinkingBack::ReasoningContent),
             reasoning: back(ThinkingBack::Reasoning),
             tool_calls,
-        })
-        .into()
+        };
+        render_onto(onto, &assistant);
     }
 
     fn answer(&self, result: &ToolAnswer, onto: &mut Vec<u8>) {

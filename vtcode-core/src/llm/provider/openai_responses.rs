@@ -14,8 +14,8 @@ use super::arguments::as_object;
 use super::halves::Halves;
 use super::json::{self, Json, Text};
 use super::{
-    DecodeError, Decoder, MAX_PARTS, Provider, appended, marked_text, name_call, render, reported,
-    schema, seal,
+    DecodeError, Decoder, MAX_PARTS, Provider, appended, marked_text, name_call, render,
+    render_onto, reported, schema, seal,
 };
 use crate::config::dialect::{AnswerSchema, ModelFacts, Thinking};
 use crate::llm::message::{
@@ -89,13 +89,13 @@ impl Provider for OpenAiResponses {
         bytes.into()
     }
 
-    fn segment(&self, message: &Message) -> Bytes {
-        let mut bytes = Vec::new();
+    fn render(&self, message: &Message, onto: &mut Vec<u8>) {
+        let begin = onto.len();
         let mut push = |item: &Item<'_>| {
-            if !bytes.is_empty() {
-                bytes.push(b',');
+            if onto.len() > begin {
+                onto.push(b',');
             }
-            bytes.extend(render(item));
+            render_onto(onto, item);
         };
         match message {
             Message::User { text, images } => {
@@ -117,7 +117,6 @@ impl Provider for OpenAiResponses {
                 }
             }
         }
-        bytes.into()
     }
 
     fn images(&self) -> ImageRules {

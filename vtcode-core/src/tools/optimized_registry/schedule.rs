@@ -19,10 +19,10 @@ pub(in crate::tools) struct Schedule {
 struct Entry {
     number: u64,
     claim: Claim,
-    /// Cancelled when the call is over. Who waits for a token is woken in the order it came; the
-    /// receivers of a `watch` channel are woken in any, and then two calls that waited for the same
-    /// one would take their slots by chance.
-    over: CancellationToken,
+    /// For those that wait: cancelled when the call is over. Who waits for a token is woken in the
+    /// order it came; the receivers of a `watch` channel are woken in any, and then two calls that
+    /// waited for the same one would take their slots by chance.
+    over: Option<CancellationToken>,
 }
 
 /// What a call touches, by the names it gave, and by where these lead.
@@ -39,24 +39,22 @@ pub(in crate::tools) struct Turn {
     schedule: Arc<Schedule>,
     number: u64,
     before: Vec<CancellationToken>,
-    over: CancellationToken,
 }
 
 impl Schedule {
     /// Enters a call behind all that were entered before.
     pub(in crate::tools) fn enter(self: &Arc<Self>, effect: Effect) -> Turn {
-        let over = CancellationToken::new();
         let claim = Claim { named: effect, led: OnceCell::new() };
         let mut entries = self.lock();
         let before = entries
-            .iter()
+            .iter_mut()
             .filter(|entry| entry.claim.conflicts(&claim))
-            .map(|entry| entry.over.clone())
+            .map(|entry| entry.over.get_or_insert_default().clone())
             .collect();
         let number = entries.last().map_or(0, |last| last.number + 1);
-        entries.push(Entry { number, claim, over: over.clone() });
+        entries.push(Entry { number, claim, over: None });
         drop(entries);
-        Turn { schedule: Arc::clone(self), number, before, over }
+        Turn { schedule: Arc::clone(self), number, before }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
@@ -118,9 +116,14 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.schedule.lock().retain(|entry| entry.number != self.number);
+        let mut entries = self.schedule.lock();
+        let at = entries.iter().position(|entry| entry.number == self.number);
+        let over = at.and_then(|at| entries.remove(at).over);
+        drop(entries);
         // Told last: who comes now need not look at this one any more.
-        self.over.cancel();
+        if let Some(over) = over {
+            over.cancel();
+        }
     }
 }
 

@@ -14,12 +14,17 @@ use crate::llm::provider::Provider;
 
 /// Returns a message as the wire sends it, and the images in it.
 pub(super) fn rendered(provider: &dyn Provider, message: &Message) -> (Bytes, Images) {
+    (provider.segment(message), images(provider, message))
+}
+
+/// Returns the images of a message that are sent.
+fn images(provider: &dyn Provider, message: &Message) -> Images {
     let mut images = Images::default();
     if provider.images().taken {
         let sent = message.images().iter().filter(|image| image.data().is_some());
         sent.for_each(|image| images += Images::of(std::slice::from_ref(image)));
     }
-    (provider.segment(message), images)
+    images
 }
 
 /// Adds a message to a conversation; returns how many of its images are gone from the folder.
@@ -35,8 +40,7 @@ pub(super) fn push(
         Some(folder) if lacks(&message) => load_images(folder, message.to_mut()),
         _ => message.images().iter().filter(|image| image.data().is_none()).count(),
     };
-    let (segment, images) = rendered(provider, &message);
-    conversation.push_with(&segment, images);
+    conversation.render(images(provider, &message), |onto| provider.render(&message, onto));
     gone
 }
 
