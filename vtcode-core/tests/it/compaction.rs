@@ -103,7 +103,8 @@ fn mode(path: &Path) -> u32 {
 
 /// Words fill the window here, of which nothing can be put aside.
 fn wordy(n: usize) -> Reply {
-    say(format!("thought {n} ").repeat(300)).and(call("list_files", json!({"path": "none"})))
+    let words = format!("thought {n} ").repeat(300);
+    say(words).and(call("list_files", json!({"path": format!("none{n}")})))
 }
 
 #[tokio::test]
@@ -152,6 +153,30 @@ async fn what_does_not_fit_after_a_summary_either_is_asked_without_another() {
     assert_eq!(outcome.end, Some(End::Done("Done.".to_owned())));
     let asked = session.bodies().iter().filter(|body| is_summary_asked_for(body)).count();
     assert_eq!(asked, 1);
+}
+
+#[tokio::test]
+async fn a_session_that_goes_on_in_a_much_smaller_window_is_made_to_fit_it() {
+    const WINDOW: u64 = 4_000;
+    for wire in ALL {
+        let mut replies: Vec<Reply> = (0..40).map(wordy).chain([say("So far.")]).collect();
+        replies.extend((0..4).map(|_| say("In short: I thought a lot.")));
+        let session = session(wire, full(), replies).await;
+        session.run(&["think about it"]).await;
+        let before = session.bodies().len();
+        assert!(session.bodies()[before - 1].len() as u64 > 8 * 4 * WINDOW, "{wire}");
+
+        let session = session.with_limits(narrow(full(), WINDOW));
+        let outcome = session.run(&["and now?"]).await;
+        assert_eq!(outcome.end, Some(End::Done("In short: I thought a lot.".to_owned())));
+        let bodies = session.bodies().split_off(before);
+        let (last, asked) = bodies.split_last().unwrap();
+        // The first one leaves a quarter, which is more than fits.
+        assert_eq!(asked.len(), 2, "{wire}");
+        assert!(asked.iter().all(|body| is_summary_asked_for(body)), "{wire}");
+        assert!((last.len() as u64) < 4 * WINDOW, "{wire}: {} bytes", last.len());
+        assert!(last.contains("and now?") && last.contains("think about it"), "{wire}");
+    }
 }
 
 #[tokio::test]

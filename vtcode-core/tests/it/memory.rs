@@ -20,7 +20,7 @@ use vtcode_core::tools::optimized_registry::OptimizedToolRegistry;
 use vtcode_core::tools::tool::{CallContext, Tool, ToolOutput};
 use vtcode_testkit::{ScriptedModel, call, say};
 
-use crate::session::{Probe, Session, full, plain, within};
+use crate::session::{Probe, Session, full, plain, small, within};
 
 const CEILING: u64 = 1 << 20;
 
@@ -65,6 +65,47 @@ async fn caches_go_first_then_calls_are_refused_in_words_that_the_model_reads() 
         // The run is over, and charges nothing any more.
         assert_eq!(budget.charged(Account::History), 0);
         assert_eq!(budget.charged(Account::ToolOutput), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_is_charged_while_it_is_kept() {
+    const PROMPTS: u64 = 10;
+    const LONG: u64 = 3_000;
+    for (limits, is_small) in [(full(), false), (plain(), false), (small(), true)] {
+        let tool = Probe::new("says", |_: CallContext| async {
+            Ok(ToolOutput::text("x".repeat(LONG as usize)))
+        });
+        let says = |n| [call("says", json!({"n": n})), say("Done.")];
+        let session = Session::new(Wire::OpenAiChat, limits, (0..PROMPTS).flat_map(says).collect());
+        let budget = MemoryBudget::new(64 * CEILING, || 0);
+        let (sent, finished) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let (looks, sents, finishes) = (budget.clone(), Arc::clone(&sent), Arc::clone(&finished));
+        let session = session.await.tool(tool).memory(budget).on_event(move |event| {
+            let charged = |account| looks.charged(account);
+            match event.kind {
+                EventKind::RequestSent { .. } => {
+                    sents.lock().unwrap().push(charged(Account::History));
+                }
+                EventKind::ToolFinished { .. } => {
+                    finishes.lock().unwrap().push(charged(Account::ToolOutput));
+                }
+                _ => {}
+            }
+        });
+        session.run(&["go"; PROMPTS as usize]).await;
+        let (sent, finished) = (sent.lock().unwrap(), finished.lock().unwrap());
+        // A result, until the next request holds it.
+        assert_eq!(*finished, [LONG; PROMPTS as usize]);
+        assert_eq!(sent.len() as u64, 2 * PROMPTS);
+        let with_prompt = sent.iter().step_by(2);
+        let with_result = sent.iter().skip(1).step_by(2);
+        assert!((1..LONG).contains(&sent[0]), "{sent:?}");
+        assert!(with_result.zip(with_prompt).all(|(after, before)| after - before > LONG));
+        // What lies in a file by then is not in memory, and not charged.
+        let charged = sent.last().unwrap();
+        let bound = if is_small { 1..3 * LONG } else { PROMPTS * LONG..PROMPTS * 2 * LONG };
+        assert!(bound.contains(charged), "{sent:?}");
     }
 }
 

@@ -120,6 +120,12 @@ impl Session {
         }
     }
 
+    /// Goes on with other limits.
+    pub(crate) fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Checks the workspace after edits: with this command, or as its files call for.
     pub(crate) fn checked(mut self, command: Option<&str>) -> Self {
         (self.checked, self.check) = (true, command.map(str::to_owned));

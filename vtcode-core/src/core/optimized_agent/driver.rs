@@ -77,8 +77,6 @@ pub(super) struct Run<'a> {
     conversation: Conversation,
     /// The conversation's messages, where there is no journal to read them from.
     messages: Option<Vec<Message>>,
-    /// How many messages there were when it was last made shorter.
-    compacted_at: Option<usize>,
     /// Whether the model may call tools in the answer that is due, and in the one after.
     choice: ToolChoice,
     next_choice: ToolChoice,
@@ -183,7 +181,6 @@ impl<'a> Run<'a> {
             setup,
             conversation,
             messages: journal_less.then_some(messages),
-            compacted_at: None,
             choice: ToolChoice::Auto,
             next_choice: ToolChoice::Auto,
             summing_up: false,
@@ -335,10 +332,6 @@ impl<'a> Run<'a> {
         );
         if let Some(messages) = &mut self.messages {
             messages.push(message.clone());
-        }
-        self.charge_history();
-        if matches!(message, Message::Tool { .. }) {
-            self.charge_no_results();
         }
     }
 

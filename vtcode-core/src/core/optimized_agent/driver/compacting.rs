@@ -18,12 +18,9 @@ use crate::llm::message::{Message, Usage};
 
 impl Run<'_> {
     /// Makes room for the next request where it needs some. False when a summary must be made
-    /// first, and the request follows it.
+    /// first, and the request follows it. A summary leaves fewer messages each time, so what does
+    /// not fit after one is summed up again until it does or nothing is left to leave out.
     pub(super) async fn make_room(&mut self) -> bool {
-        // What was made shorter and still does not fit will not by doing the same again.
-        if self.compacted_at == Some(self.conversation.messages()) {
-            return true;
-        }
         let limits = self.context_limits();
         let Some(most) = limits.most_tokens() else { return true };
         let size = self.size();
@@ -53,7 +50,7 @@ impl Run<'_> {
         if let Some(body_bytes) = self.send_body(body) {
             self.summing_up = true;
             self.turns += 1;
-            let prefix = self.conversation.prefix(&self.place);
+            let prefix = self.tell_prefix();
             self.tell(EventKind::RequestSent { turn: 0, body_bytes, prefix: Some(prefix) });
         }
     }
@@ -120,13 +117,11 @@ impl Run<'_> {
             rendering::push(&mut conversation, self.provider, folder, message);
         }
         self.conversation = conversation;
-        self.compacted_at = Some(self.conversation.messages());
         let bytes = self.frame().weight();
         self.budget.resized(bytes);
         self.prefixes.compacted();
         // As a later run would know it, which begins to read here.
         self.repeats = Repeats::after(0, &view);
-        self.charge_history();
         let after = self.size().input_tokens;
         if let Some(messages) = &mut self.messages {
             messages.clone_from(&view);

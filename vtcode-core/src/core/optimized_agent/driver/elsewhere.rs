@@ -76,7 +76,6 @@ impl Run<'_> {
         self.budget.priced(place.limits.price);
         let weight = self.frame().weight();
         self.budget.resized(weight);
-        self.charge_history();
         true
     }
 

@@ -52,10 +52,7 @@ impl Run<'_> {
             return;
         };
         match running.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
-            Ok(past) => {
-                self.conversation.stored(past);
-                self.charge_history();
-            }
+            Ok(past) => self.conversation.stored(past),
             Err(error) => self.cannot_store(&error),
         }
     }

@@ -47,19 +47,9 @@ impl Charges {
 }
 
 impl Run<'_> {
-    /// Charges what is now in memory of the conversation.
-    pub(super) fn charge_history(&mut self) {
-        self.charges.history.set(self.conversation.window_bytes() as u64);
-    }
-
-    /// Charges a result until its message is in the conversation.
+    /// Charges a result until the next request holds it.
     pub(super) fn charge_result(&mut self, bytes: usize) {
         self.charges.results.add(bytes as u64);
-    }
-
-    /// The answer and its results are in the conversation, or given up.
-    pub(super) fn charge_no_results(&mut self) {
-        self.charges.results.set(0);
     }
 
     /// Asks for the memory of a call; its answer says why there is none.
@@ -76,8 +66,12 @@ impl Run<'_> {
         })
     }
 
-    /// A request goes out: its answer has said nothing yet. Returns whether there is room for it.
+    /// A request goes out: what was said and done until now is in the conversation, or given up, and
+    /// its answer has said nothing yet. Charges what is in memory of that; returns whether there is
+    /// room for the answer.
     pub(super) fn room_for_answer(&mut self) -> bool {
+        self.charges.history.set(self.conversation.window_bytes() as u64);
+        self.charges.results.set(0);
         self.charges.answer.set(0);
         self.charges.next_look = ANSWER_STEP_BYTES;
         let Some(full) = self.engine.memory.is_full() else { return true };
