@@ -472,13 +472,7 @@ impl<'a> Lines<'a> {
             return Ok(None);
         }
         self.number += 1;
-        let event: Event = serde_json::from_slice(&self.line)
-            .map_err(|error| self.unreadable(error.to_string()))?;
-        if let EventKind::SessionStarted(SessionHeader { format, .. }) = &event.kind
-            && *format != FORMAT
-        {
-            return Err(self.unreadable(format!("its format is {format}, not {FORMAT}")));
-        }
+        let event = read::record(&self.line).map_err(|what| self.unreadable(what))?;
         self.at += read as u64;
         Ok(Some(event))
     }

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::Path;
 
-use super::{JournalError, Sessions};
-use crate::core::event::Event;
+use super::{FORMAT, JournalError, Sessions};
+use crate::core::event::{Event, EventKind, SessionHeader};
 
 /// The longest record that is read.
 const LINE_BYTES: u64 = 256 << 20;
@@ -20,9 +20,21 @@ impl Sessions {
     }
 }
 
+/// Reads a line of a journal; the error says why it is no record of one that we know.
+pub(super) fn record(line: &[u8]) -> Result<Event, String> {
+    let event: Event = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    match &event.kind {
+        EventKind::SessionStarted(SessionHeader { format, .. }) if *format != FORMAT => {
+            Err(format!("its format is {format}, not {FORMAT}"))
+        }
+        _ => Ok(event),
+    }
+}
+
 /// Gives each record of a journal to `take`, in order. A last line that is not finished yet, or
 /// never will be, is left out; a line longer than 256 MiB counts as one, and ends the reading.
-/// Fails when the file cannot be read, or at a line that is no record; those before it were given.
+/// Fails when the file cannot be read, or at a line that is no record or tells of another format
+/// than [`FORMAT`](super::FORMAT); those before it were given.
 pub fn look_at(path: &Path, mut take: impl FnMut(Event)) -> Result<(), JournalError> {
     let failed = |cause| JournalError::Unwritable { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;
@@ -35,10 +47,10 @@ pub fn look_at(path: &Path, mut take: impl FnMut(Event)) -> Result<(), JournalEr
         if line.last() != Some(&b'\n') {
             break;
         }
-        let event = serde_json::from_slice(&line).map_err(|e| JournalError::Unreadable {
+        let event = record(&line).map_err(|what| JournalError::Unreadable {
             path: path.to_owned(),
             line: number,
-            what: e.to_string(),
+            what,
         })?;
         take(event);
     }

@@ -346,6 +346,11 @@ fn a_journal_without_its_header_or_of_another_version_is_told() {
         std::fs::write(&path, content).unwrap();
         let error = state.sessions.resume("one").unwrap_err().to_string();
         assert!(error.contains("line 1 ") && error.contains(expected), "{error}");
+        // Who only looks finds nothing in a journal that has not begun, and no more in another's.
+        match state.sessions.events("one", |event| panic!("{event:?}")) {
+            Ok(_) => assert_eq!(expected, "header is missing"),
+            Err(looked) => assert_eq!(looked.to_string(), error),
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub struct CheckPlan<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoCheck {
-    /// It would be a question, or is refused.
+    /// What decides over the model's commands refuses it.
     #[error("`{command}` is not run as a check")]
     NotAllowed {
         /// The check.
