@@ -112,7 +112,7 @@ pub(crate) struct Common {
     /// for replays and evaluations
     #[arg(long)]
     pub(crate) cache: bool,
-    /// Write the answer to this file, too
+    /// Write the answer to this file, too; a run that ends without one leaves none there
     #[arg(short = 'o', long = "output-last-message", value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// End with one JSON value that fits the JSON schema in this file; exit code 1 if the model

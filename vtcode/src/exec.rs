@@ -171,6 +171,25 @@ fn check_place(what: &str, path: &Path) -> Result<(), Usage> {
     Ok(())
 }
 
+/// Finds out whether a file takes the answer, and leaves none of an earlier run in it: should this
+/// one end without any, nobody takes the older one for it.
+fn make_place(path: &Path) -> Result<(), Usage> {
+    let about = std::fs::symlink_metadata(path);
+    if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+        // A pipe or a terminal holds none, and to open a pipe may wait for its reader.
+        return Ok(());
+    }
+    let file = File::options().write(true).create(true).truncate(true).open(path);
+    file.map_err(|error| {
+        Usage(format!("cannot write the answer to `{}`: {error}", path.display()))
+    })?;
+    if !about.is_ok_and(|about| about.is_symlink()) {
+        // Where the folder holds on to it, an empty file says as much.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
 /// The largest schema that is read.
 const SCHEMA_BYTES: u64 = 1 << 20;
 
@@ -420,6 +439,8 @@ pub(crate) async fn drive(
     let profiling = session.settings.optimization.profiling.clone();
     let preimages = Arc::clone(&session.preimages);
     let sessions = session.sessions.clone();
+    let goes_on = !session.messages.is_empty();
+    common.output.as_deref().map_or(Ok(()), make_place)?;
     note(&format!("{model} at {base_url} · session {id}"));
     let (reporting, lost) = if common.json {
         let lines = JsonLines::begin(&id);
@@ -446,7 +467,7 @@ pub(crate) async fn drive(
             written = written.and(to_file);
         }
     }
-    summary(&outcome, began.elapsed());
+    summary(&outcome, began.elapsed(), goes_on.then_some(&*id));
     if preimages.has_changes() {
         note(&format!("to undo: vtcode undo --session {id}"));
     }
@@ -681,7 +702,8 @@ async fn until_done(engine: &OptimizedAgentEngine) -> anyhow::Result<AgentOutcom
 }
 
 /// Says what was changed, what it used and what it cost.
-fn summary(outcome: &AgentOutcome, took: Duration) {
+/// Tells what was changed and what it took; `goes_on` names a session of which that is only the rest.
+fn summary(outcome: &AgentOutcome, took: Duration, goes_on: Option<&str>) {
     for change in &outcome.changes {
         note(&format!("changed: {}", file_change(change)));
     }
@@ -691,14 +713,18 @@ fn summary(outcome: &AgentOutcome, took: Duration) {
         None => "cost unknown".to_owned(),
     };
     let turns = if outcome.turns == 1 { "turn" } else { "turns" };
+    let of = if goes_on.is_some() { "this run: " } else { "" };
     note(&format!(
-        "{} {turns} · {} tokens in ({} cached), {} out · {cost} · {}",
+        "{of}{} {turns} · {} tokens in ({} cached), {} out · {cost} · {}",
         outcome.turns,
         usage.input_tokens,
         usage.cached_input_tokens,
         usage.output_tokens,
         span(took),
     ));
+    if let Some(id) = goes_on {
+        note(&format!("the whole session: vtcode perf report {id}"));
+    }
 }
 
 /// Tells what cannot be taken back.

@@ -136,11 +136,12 @@ pub struct AgentOutcome {
     pub session_id: String,
     /// How the last prompt ended; none when there was no prompt.
     pub end: Option<End>,
-    /// What all requests of the run used.
+    /// What all requests of the run used. A session that goes on has used more: its journal tells of
+    /// its earlier runs, too.
     pub usage: Usage,
     /// What they cost, in US dollars; none where a price is not known.
     pub cost_usd: Option<f64>,
-    /// Requests made.
+    /// Requests made in the run.
     pub turns: u32,
     /// The files changed by the file tools, each once, with the sums of its lines. What commands
     /// changed is not among them.

@@ -256,7 +256,8 @@ impl OptimizedLLMClient {
         }
     }
 
-    /// Returns what all requests did so far; all zero before the client has started.
+    /// Returns what all requests through this client did so far; all zero before it has started. What
+    /// earlier runs of a session did stands in its journal.
     #[expect(clippy::unused_async, reason = "callers await it, so that it may come to wait")]
     pub async fn get_metrics(&self) -> ClientMetrics {
         self.routes.get().map(|routes| routes.metrics()).unwrap_or_default()

@@ -1,9 +1,10 @@
 //! Limits end a run with their own exit code and keep what was done.
 
+use rustix::process::Signal;
 use serde_json::json;
 use vtcode_testkit::{Fault, ScriptedModel, call, say};
 
-use crate::user::User;
+use crate::user::{User, soon};
 
 fn step(number: usize) -> vtcode_testkit::Reply {
     let path = format!("step-{number}.txt");
@@ -55,6 +56,55 @@ async fn time_with_a_command_that_runs_on() {
     ran.says("(--max-wall)").says("begun");
     let finished = user.journal().into_iter().find(|r| r["type"] == "tool_finished").unwrap();
     assert_eq!(finished["text"], "begun\n[interrupted]");
+}
+
+#[tokio::test]
+async fn a_run_without_an_answer_leaves_no_older_one_in_its_file() {
+    let limits: [&[&str]; 4] = [
+        &["--max-turns", "1"],
+        &["--max-tokens", "28000"],
+        &["--max-wall", "1"],
+        &["--max-turns", "1", "--output-schema", "schema.json"],
+    ];
+    for limit in limits {
+        let user = User::with([
+            ("answer.txt", "{\"count\": 1}"),
+            ("other.txt", "{\"count\": 1}"),
+            ("schema.json", r#"{"type": "object", "required": ["count"]}"#),
+        ]);
+        std::os::unix::fs::symlink("other.txt", user.folder.path().join("link.txt")).unwrap();
+        let stalled = || say("Half an answer").fault(Fault::StallAfterEvents(2));
+        for (number, file) in ["answer.txt", "link.txt"].into_iter().enumerate() {
+            let first = step(number).usage(20_000, 0, 10);
+            let model = ScriptedModel::start(vec![first, stalled()]).await;
+            let exec = user.exec(&model, "go").args(["-o", file]).args(limit.iter().copied());
+            exec.run().await.exits(4).prints("").says(&format!("changed: step-{number}.txt"));
+        }
+        assert!(!user.folder.path().join("answer.txt").exists(), "{limit:?}");
+        assert_eq!(user.folder.read("other.txt"), "", "{limit:?}: the file behind a link stays");
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_killed_leaves_no_older_answer_in_its_file() {
+    let user = User::with([("answer.txt", "an older answer")]);
+    let stalled = say("Half an answer").fault(Fault::StallAfterEvents(2));
+    let model = ScriptedModel::start(vec![stalled]).await;
+    let running = user.exec(&model, "go").args(["-o", "answer.txt"]).start();
+    soon("the request", model.wait_for_requests(1)).await;
+    running.signal(Signal::KILL);
+    running.end().await;
+    assert!(!user.folder.path().join("answer.txt").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_takes_no_answer_is_told_before_anything_is_asked() {
+    let user = User::new();
+    let model = ScriptedModel::start(vec![say("never")]).await;
+    // Nobody, not even root, makes a file there.
+    let ran = user.exec(&model, "go").args(["-o", "/proc/answer.txt"]).run().await.exits(2);
+    ran.says("cannot write the answer to `/proc/answer.txt`");
+    assert_eq!(model.requests().len(), 0);
 }
 
 #[tokio::test]

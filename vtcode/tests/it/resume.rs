@@ -77,6 +77,22 @@ async fn a_session_is_named_by_its_id_the_begin_of_it_or_as_the_last() {
 }
 
 #[tokio::test]
+async fn what_a_run_took_is_told_apart_from_what_its_session_took() {
+    let user = User::new();
+    let replies = vec![say("One.").usage(1000, 0, 10), say("Two.").usage(1200, 0, 5)];
+    let model = ScriptedModel::start(replies).await;
+    let first = user.exec(&model, "one").run().await.exits(0);
+    let first = first.says("vtcode: 1 turn · 1000 tokens in (0 cached), 10 out");
+    assert!(!first.stderr.contains("whole session"), "{first}");
+    let rest = user.vtcode(["resume", "--last", "two"]).run().await.exits(0);
+    let rest = rest.says("vtcode: this run: 1 turn · 1200 tokens in (0 cached), 5 out");
+    let id = user.session_ids().remove(0);
+    rest.says(&format!("the whole session: vtcode perf report {id}"));
+    let whole = user.vtcode(["perf", "report", &id]).run().await.exits(0);
+    assert!(whole.stdout.contains("2200 tokens in (0 cached), 15 out"), "{whole}");
+}
+
+#[tokio::test]
 async fn what_names_no_session_is_a_usage_error() {
     let user = User::new();
     user.vtcode(["resume", "--last", "go"]).run().await.exits(2).says("no session");
