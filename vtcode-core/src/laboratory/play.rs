@@ -268,12 +268,12 @@ impl Deck {
         let (prompt_tokens, cached) = (body_bytes / TOKEN_BYTES, state.cached);
         state.cached = prompt_tokens;
         let nothing = Answer { words: "…".to_owned(), ..Answer::default() };
-        let mut answer = self.answers.get(at).unwrap_or(&nothing).clone();
-        answer.words.insert_str(0, &known);
+        let answer = self.answers.get(at).unwrap_or(&nothing);
+        known.push_str(&answer.words);
         state.added += u32::from(answer.added);
         state.now = Some((at, vec![false; answer.calls.len()]));
         drop(state);
-        let pieces = pieces(&answer, at, prompt_tokens, cached);
+        let pieces = pieces(answer, &known, at, prompt_tokens, cached);
         Box::pin(stream::unfold(pieces.into_iter(), |mut pieces| async move {
             let (wait, bytes) = pieces.next()?;
             tokio::time::sleep(wait).await;
@@ -414,9 +414,10 @@ impl TapedTool {
     }
 }
 
-/// Returns an answer as a server sends it: each piece after a wait.
+/// Returns an answer with these words as a server sends it: each piece after a wait.
 fn pieces(
     answer: &Answer,
+    words: &str,
     at: usize,
     prompt_tokens: usize,
     cached: usize,
@@ -428,8 +429,8 @@ fn pieces(
         )
     };
     let mut texts = Vec::new();
-    if !answer.words.is_empty() {
-        texts.push(chunk(json!({"role": "assistant", "content": answer.words}), None));
+    if !words.is_empty() {
+        texts.push(chunk(json!({"role": "assistant", "content": words}), None));
     }
     for (nth, call) in answer.calls.iter().enumerate() {
         let function = json!({"name": call.tool, "arguments": call.args.to_string()});

@@ -33,6 +33,10 @@ pub(crate) fn mentions(text: &str) -> Vec<Mention<'_>> {
             last.line = Some(number);
         }
         headed = false;
+        // Most lines hold no path: every path has a dot.
+        if !line.contains('.') {
+            continue;
+        }
         let mut at = 0;
         while let Some(begin) = line[at..].find(is_path_char).map(|begin| at + begin) {
             let rest = &line[begin..];
