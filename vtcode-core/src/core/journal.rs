@@ -60,6 +60,15 @@ pub enum JournalError {
         #[source]
         cause: io::Error,
     },
+    /// A journal that is kept cannot be opened or read.
+    #[error("cannot read the session's journal in `{path}`: {cause}")]
+    Lost {
+        /// The journal.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        cause: io::Error,
+    },
     /// No such session.
     #[error("no session `{id}`; `vtcode sessions` lists them")]
     Unknown {
@@ -172,7 +181,7 @@ impl Sessions {
         let id = self.find(id)?;
         let dir = self.dir.join(&id);
         let path = dir.join("journal.jsonl");
-        let file = File::open(&path).map_err(|cause| JournalError::Unwritable { path, cause })?;
+        let file = File::open(&path).map_err(|cause| JournalError::Lost { path, cause })?;
         let mut journal = Journal::of(file, dir);
         let mut replay = journal.read(self.window_bytes)?;
         let header = replay.header.take().ok_or_else(|| journal.headless())?;

@@ -175,6 +175,40 @@ async fn the_rows_add_up_to_the_next_request_of_whatever_session() {
 }
 
 #[tokio::test]
+async fn what_was_attached_has_a_row_and_what_is_broken_is_told() {
+    let user = User::with([("src/merge.rs", "fn merge() {}\n")]);
+    let model = counting(|number| match number {
+        0 => call("grep_file", json!({"pattern": "fn merge", "path": "."})),
+        _ => say("Done."),
+    })
+    .await;
+    let attaching = [("VTCODE_MAX_ATTACHED_TOKENS", "3000"), ("VTCODE_SECOND_TOKENS", "20000")];
+    let exec = user.exec(&model, "look");
+    attaching.into_iter().fold(exec, |exec, (name, value)| exec.env(name, value)).run().await;
+    let contents = told(&user, "200000").await;
+    let attached =
+        contents["rows"].as_array().unwrap().iter().find(|row| row["what"] == "attached");
+    assert_eq!(attached.unwrap()["count"], 1, "{contents}");
+    let shown = user.vtcode(["context"]).run().await.exits(0);
+    assert!(shown.stdout.contains("attached unasked"), "{shown}");
+    user.vtcode(["resume", "--last", "x"]).run().await.exits(0);
+    is_true(&contents, model.requests()[2].body.len(), "attached");
+
+    let journal = user.session().join("journal.jsonl");
+    let whole = std::fs::read_to_string(&journal).unwrap();
+    let context = async |words: &str| {
+        user.vtcode(["context"]).run().await.exits(1).says(words);
+    };
+    let (first, rest) = whole.split_once('\n').unwrap();
+    std::fs::write(&journal, format!("{first}\nrubbish\n{rest}")).unwrap();
+    context("line 2 is not a record of this version").await;
+    std::fs::write(&journal, rest).unwrap();
+    context("the session's header is missing").await;
+    std::fs::remove_file(&journal).unwrap();
+    context("cannot read the session's journal in").await;
+}
+
+#[tokio::test]
 async fn the_rows_add_up_after_a_compaction() {
     const NARROW: &str = "26000";
     let user = User::with(files());

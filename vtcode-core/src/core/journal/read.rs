@@ -36,7 +36,7 @@ pub(super) fn record(line: &[u8]) -> Result<Event, String> {
 /// Fails when the file cannot be read, or at a line that is no record or tells of another format
 /// than [`FORMAT`](super::FORMAT); those before it were given.
 pub fn look_at(path: &Path, mut take: impl FnMut(Event)) -> Result<(), JournalError> {
-    let failed = |cause| JournalError::Unwritable { path: path.to_owned(), cause };
+    let failed = |cause| JournalError::Lost { path: path.to_owned(), cause };
     let file = File::open(path).map_err(failed)?;
     let mut reader = BufReader::with_capacity(256 * 1024, file);
     let mut line = Vec::new();

@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use super::attachments::MARK;
 use super::compact;
 use crate::core::journal::View;
 use crate::llm::message::{IMAGE_TOKENS, Images, Message, Part, ToolCall, Usage, tool_calls};
@@ -72,6 +73,8 @@ pub enum What {
     Changes,
     /// Results of other tools.
     Others,
+    /// What was attached to results unasked: files, folders' instructions, outcomes of checks.
+    Attached,
     /// What stands in the place of results that were put aside.
     Aside,
 }
@@ -93,6 +96,7 @@ impl What {
             Self::Commands => "what commands printed",
             Self::Changes => "results of changes",
             Self::Others => "results of other tools",
+            Self::Attached => "attached unasked",
             Self::Aside => "results put aside",
         }
     }
@@ -223,11 +227,15 @@ fn weigh(message: &Message, pieces: &mut Vec<(What, usize)>) {
             };
             (what, part.bytes())
         })),
-        Message::Tool { results } => pieces.extend(results.iter().map(|answer| {
-            let aside = compact::is_pointer(&answer.text);
-            let what = if aside { What::Aside } else { What::of_result(&answer.name) };
-            (what, answer.text.len())
-        })),
+        Message::Tool { results } => {
+            for answer in results {
+                let aside = compact::is_pointer(&answer.text);
+                let what = if aside { What::Aside } else { What::of_result(&answer.name) };
+                let mut texts = answer.text.split(MARK);
+                pieces.push((what, texts.next().unwrap_or_default().len()));
+                pieces.extend(texts.map(|text| (What::Attached, MARK.len() + text.len())));
+            }
+        }
     }
 }
 
@@ -334,6 +342,21 @@ mod tests {
         let contents = Contents::of(&view, &[], &limits);
         let row = contents.rows.iter().find(|row| row.what == What::Files).unwrap();
         assert_eq!(row.tokens, (1990_u64 * 3000).div_ceil(90_000));
+    }
+
+    #[test]
+    fn what_is_attached_to_a_result_has_a_row_of_its_own() {
+        let mut messages = vec![Message::user("go")];
+        messages.extend(step("grep_file", 100));
+        let Some(Message::Tool { results }) = messages.last_mut() else { panic!() };
+        let (one, two) = (format!("{MARK}`a`]\n1\ta\n"), format!("{MARK}`b`]\n1\tb\n"));
+        results[0].text.push_str(&one);
+        results[0].text.push_str(&two);
+        let contents = Contents::of(&view(messages, None), &[], &Limits::full().agent.context);
+        let row = |what| contents.rows.iter().find(|row| row.what == what).unwrap();
+        assert_eq!((row(What::Searches).count, row(What::Searches).bytes), (1, 100));
+        let attached = row(What::Attached);
+        assert_eq!((attached.count, attached.bytes), (2, one.len() + two.len()));
     }
 
     #[test]
