@@ -15,12 +15,9 @@ const PROOFS: &[(&str, &str)] = &[
     ("provider", "vtcode/tests/it/provider.rs keys_and_urls_of_the_environment_choose_it"),
     ("model", "vtcode/tests/it/provider.rs keys_and_urls_of_the_environment_choose_it"),
     ("base_url", "vtcode/tests/it/provider.rs keys_and_urls_of_the_environment_choose_it"),
-    ("effort", "vtcode-core/src/llm/provider.rs effort_is_told_as_each_model_takes_it"),
+    ("effort", "vtcode/tests/it/keys.rs what_a_request_says_and_how_long_it_may_take"),
     ("limits.max_turns", "vtcode/tests/it/limits.rs turns"),
-    (
-        "limits.max_repeats",
-        "vtcode-core/tests/it/recovery.rs a_model_in_a_circle_reads_every_result_is_told_and_ends",
-    ),
+    ("limits.max_repeats", "vtcode/tests/it/keys.rs how_often_a_model_may_repeat_itself"),
     ("limits.max_tokens", "vtcode/tests/it/limits.rs tokens"),
     (
         "limits.max_cost_usd",
@@ -41,7 +38,7 @@ const PROOFS: &[(&str, &str)] = &[
     ),
     (
         "context.folder_instructions_kb",
-        "vtcode-core/tests/it/instructions.rs they_are_bounded_in_bytes_and_may_be_turned_off",
+        "vtcode/tests/it/keys.rs which_instructions_of_folders_are_shown",
     ),
     (
         "check.command",
@@ -77,32 +74,17 @@ const PROOFS: &[(&str, &str)] = &[
     ),
     ("price.cached", "vtcode/tests/it/configuration.rs a_price_of_the_users_is_what_a_run_costs"),
     ("price.output", "vtcode/tests/it/configuration.rs a_price_of_the_users_is_what_a_run_costs"),
-    (
-        "sandbox.mode",
-        "vtcode-core/tests/it/sandbox.rs in_read_only_mode_the_workspace_is_not_written",
-    ),
-    (
-        "sandbox.network",
-        "vtcode-core/tests/it/sandbox.rs the_network_is_there_when_the_user_says_so",
-    ),
-    (
-        "sandbox.write",
-        "vtcode-core/tests/it/sandbox.rs a_folder_that_the_user_names_may_be_written_and_no_other",
-    ),
-    (
-        "sandbox.max_processes",
-        "vtcode-core/tests/it/sandbox.rs a_fork_bomb_and_a_huge_file_are_bounded",
-    ),
-    (
-        "sandbox.max_file_mb",
-        "vtcode-core/tests/it/sandbox.rs a_fork_bomb_and_a_huge_file_are_bounded",
-    ),
+    ("sandbox.mode", "vtcode/tests/it/keys.rs what_commands_may_write_reach_and_start"),
+    ("sandbox.network", "vtcode/tests/it/keys.rs what_commands_may_write_reach_and_start"),
+    ("sandbox.write", "vtcode/tests/it/keys.rs what_commands_may_write_reach_and_start"),
+    ("sandbox.max_processes", "vtcode/tests/it/keys.rs what_commands_may_write_reach_and_start"),
+    ("sandbox.max_file_mb", "vtcode/tests/it/keys.rs what_commands_may_write_reach_and_start"),
     (
         "permissions.approval",
-        "vtcode-core/src/safety/permissions/tests.rs approval_and_sandbox_decide_what_an_ask_becomes",
+        "vtcode/tests/it/keys.rs when_somebody_is_asked_before_a_command_runs",
     ),
-    ("permissions.allow", "vtcode/tests/it/policy.rs a_command_is_judged_and_not_run"),
-    ("permissions.ask", "vtcode/tests/it/policy.rs a_command_is_judged_and_not_run"),
+    ("permissions.allow", "vtcode/tests/it/keys.rs when_somebody_is_asked_before_a_command_runs"),
+    ("permissions.ask", "vtcode/tests/it/keys.rs when_somebody_is_asked_before_a_command_runs"),
     (
         "permissions.deny",
         "vtcode/tests/it/reload.rs a_command_that_the_user_denies_meanwhile_is_not_run",
@@ -139,7 +121,7 @@ const PROOFS: &[(&str, &str)] = &[
     ),
     (
         "client.total_timeout_s",
-        "vtcode-core/src/llm/optimized_client/tests.rs silence_before_the_first_byte_and_in_the_middle_runs_out",
+        "vtcode/tests/it/keys.rs what_a_request_says_and_how_long_it_may_take",
     ),
     ("client.silence_notice_s", "vtcode/tests/it/client.rs a_wait_that_lasts_is_told"),
     (
@@ -164,10 +146,7 @@ const PROOFS: &[(&str, &str)] = &[
         "client.output_tokens_per_minute",
         "vtcode-core/tests/it/configuration.rs a_bound_on_the_answers_tokens_makes_requests_wait",
     ),
-    (
-        "client.temperature",
-        "vtcode-core/src/llm/optimized_client/tests/kept.rs what_differs_in_anything_is_another_request",
-    ),
+    ("client.temperature", "vtcode/tests/it/keys.rs what_a_request_says_and_how_long_it_may_take"),
     ("client.cache", "vtcode/tests/it/client.rs with_cache_the_same_task_is_asked_once"),
     (
         "client.cache_disk_mb",

@@ -46,6 +46,29 @@ async fn a_measured_session_tells_what_each_turn_cost_us() {
 }
 
 #[tokio::test]
+async fn making_a_result_part_of_the_request_is_in_the_account() {
+    let mut limits = full();
+    limits.agent.measured = true;
+    let read = |n: usize| call("read_file", json!({"path": format!("{n}.txt")}));
+    let replies = (0..8).map(read).chain([say("Done.")]).collect();
+    let profile = std::sync::Arc::new(std::sync::Mutex::new(Profile::default()));
+    let taken = std::sync::Arc::clone(&profile);
+    let session = Session::new(Wire::OpenAiChat, limits, replies).await;
+    // Four small files, then four of which each line has something to escape.
+    for n in 0..8 {
+        let text = if n < 4 { "a\n".to_owned() } else { "\t\"a\"\n".repeat(4000) };
+        session.workspace.write(format!("{n}.txt"), &text);
+    }
+    let session = session.on_event(move |event| taken.lock().unwrap().take(event));
+    session.run(&["go"]).await;
+    let profile = profile.lock().unwrap().clone();
+    let render: Vec<_> = profile.turns.iter().map(|turn| turn.own.render).collect();
+    // The least of each: whoever took the processor meanwhile made the others longer.
+    let (small, large) = (render[1..4].iter().min(), render[5..8].iter().min());
+    assert!(large.unwrap() > &(*small.unwrap() * 2), "{render:?}");
+}
+
+#[tokio::test]
 async fn a_session_that_is_not_measured_reads_no_clock_for_it() {
     let (session, profile) = profiled(full()).await;
     assert_eq!(session.count(|kind| matches!(kind, EventKind::OwnWork { .. })), 0);

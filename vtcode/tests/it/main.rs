@@ -16,6 +16,7 @@ mod idle;
 mod images;
 mod interrupt;
 mod json;
+mod keys;
 mod limits;
 mod local;
 mod models;

@@ -52,6 +52,15 @@ fn every_preset_can_be_used_and_says_what_it_is_for() {
         assert_ne!(config, OptimizationConfig::default(), "{preset}");
     }
     assert!(OptimizationConfig::development().profiling.enabled);
+    let kept = |config: OptimizationConfig| {
+        let limits = config.limits();
+        let (tools, client) = (limits.tools, limits.client);
+        let answers = client.answers.entries;
+        (limits.pool.buffers, tools.validators_kept, client.idle_connections, answers)
+    };
+    assert_eq!(kept(OptimizationConfig::production()), (128, 64, 32, 256));
+    assert_eq!(kept(OptimizationConfig::development()), kept(OptimizationConfig::default()));
+    assert!(OptimizationConfig::development().profiling.enable_regression_testing);
     let production = OptimizationConfig::production();
     assert!(!production.profiling.enabled && production.memory_pool.enabled);
 }
