@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
 use vtcode_testkit::{Fault, Reply, Request, ScriptedModel, call, fail, raw_call, say, think};
 
-use crate::user::{PROVIDERS, User, results};
+use crate::user::{PROVIDERS, User, results, soon};
 
 /// Asserts that a request goes on from where another one was: the same bytes, and more.
 #[track_caller]
@@ -233,6 +233,47 @@ async fn a_kill_while_the_model_thinks_loses_nothing() {
     let requests = model.requests();
     goes_on(&requests[1], &requests[2]);
     assert_eq!(user.folder.read("log"), "once\n");
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_changed_between_two_runs_is_not_written_over() {
+    for is_killed in [false, true] {
+        let user = User::with([("a.txt", "alpha\n"), ("b.txt", "beta\n")]);
+        let read = |path: &str| call("read_file", json!({"path": path}));
+        let edit = json!({"path": "a.txt", "old_text": "alpha", "new_text": "gamma"});
+        let write = json!({"path": "b.txt", "content": "mine\n"});
+        let ends = if is_killed { say("").fault(Fault::StallAfterEvents(0)) } else { say("Read.") };
+        let model = ScriptedModel::start(vec![
+            read("a.txt").and(read("b.txt")),
+            ends,
+            call("edit_file", edit).and(call("write_file", write)),
+            say("I see."),
+        ])
+        .await;
+        let running = user.exec(&model, "read").start();
+        soon("the second request", model.wait_for_requests(2)).await;
+        if is_killed {
+            running.signal(Signal::KILL);
+        }
+        running.end().await;
+        let theirs = ["alpha\nof the user's\n", "of the user's, too\n"];
+        user.folder.write("a.txt", theirs[0]);
+        user.folder.write("b.txt", theirs[1]);
+        user.vtcode(["resume", "--last", "write"]).run().await.exits(0).prints("I see.\n");
+        let told = results(&model.requests()[3]);
+        let [.., edit, write] = &told[..] else { panic!("{told:?}") };
+        // What a killed run had seen is not known any more, so it counts as not read. An edit that
+        // fits changes the words that it names, and no others.
+        let (why, a) = if is_killed {
+            ("`b.txt` exists and you have not read it", "gamma\nof the user's\n")
+        } else {
+            assert!(edit.starts_with("error: `a.txt` was changed after you last saw it"), "{edit}");
+            ("`b.txt` was changed after you last saw it", theirs[0])
+        };
+        assert!(write.starts_with(&format!("error: {why}")), "{write}");
+        assert_eq!(user.folder.read("a.txt"), a, "{edit}");
+        assert_eq!(user.folder.read("b.txt"), theirs[1], "{write}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 use vtcode_testkit::{ScriptedModel, call, say};
 
+use crate::resume::goes_on;
 use crate::user::{Program, User};
 
 /// Returns a script run where the state folder is a file system of its own, with room for so many
@@ -69,6 +70,30 @@ async fn a_full_disk_ends_the_run_and_the_session_goes_on_when_there_is_room() {
     let (last, before) = (body(requests.len() - 1), body(requests.len() - 2));
     assert!(last.contains("carry on now"), "{last}");
     assert!(last.starts_with(before.strip_suffix("]}").unwrap()));
+}
+
+#[tokio::test]
+async fn a_bound_on_the_size_of_files_ends_the_run_and_the_session_goes_on_without_it() {
+    let user = User::with([("a.txt", "0123456789abcdef\n".repeat(800))]);
+    let model = ScriptedModel::start_with(|request, number| {
+        if String::from_utf8_lossy(&request.body).contains("carry on now") {
+            say("Done.")
+        } else {
+            call("read_file", json!({"path": "a.txt", "start": 1 + number}))
+        }
+    })
+    .await;
+    // Who ignores the signal gets an error, in the middle of a record.
+    let script = "trap '' XFSZ; ulimit -f 200; exec \"$0\" \"$@\"";
+    let url = model.openai_url();
+    let exec = ["exec", "--model", "scripted", "--base-url", &url, "fill it"];
+    let args = ["-c", script, env!("CARGO_BIN_EXE_vtcode")].into_iter().chain(exec);
+    user.program("sh", args).run().await.exits(1).says("File too large");
+    let before = model.requests();
+    let ran = user.vtcode(["resume", "--last", "carry on now"]).run().await.exits(0);
+    ran.prints("Done.\n");
+    goes_on(before.last().unwrap(), model.requests().last().unwrap());
+    assert_eq!(model.requests().len(), before.len() + 1, "no call ran again");
 }
 
 #[tokio::test]
