@@ -17,7 +17,7 @@ use vtcode_core::core::memory_pool::global_pool;
 use vtcode_core::core::optimized_agent::{End, OptimizedAgentEngine, Rehearsal};
 use vtcode_core::core::performance_profiler::{PerformanceProfiler, Stopwatch};
 use vtcode_core::laboratory::waits::Waits;
-use vtcode_core::llm::message::{Message, Part, Setup, ToolAnswer, ToolCall};
+use vtcode_core::llm::message::{Images, Message, Part, Setup, ToolAnswer, ToolCall};
 use vtcode_core::llm::optimized_client::OptimizedLLMClient;
 use vtcode_core::llm::provider::sse::SseParser;
 use vtcode_core::llm::provider::{self, Provider};
@@ -140,7 +140,7 @@ fn render(meter: &mut Meter) {
             let provider = provider::for_wire(wire);
             let mut conversation = Conversation::new(provider.head(&setup));
             for message in (0..50).flat_map(step) {
-                conversation.push(&provider.segment(&message));
+                conversation.render(Images::default(), |onto| provider.render(&message, onto));
             }
             (provider, conversation)
         })
@@ -150,7 +150,7 @@ fn render(meter: &mut Meter) {
         meter.begin("render");
         for (provider, conversation) in conversations {
             for message in &next {
-                conversation.push(&provider.segment(message));
+                conversation.render(Images::default(), |onto| provider.render(message, onto));
             }
             black_box(provider.frame(conversation));
         }
