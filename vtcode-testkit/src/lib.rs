@@ -24,6 +24,7 @@
 
 mod allocations;
 mod bill;
+mod bucket;
 mod http;
 mod model;
 mod reply;
@@ -34,6 +35,7 @@ mod wire;
 mod workspace;
 
 pub use allocations::{Allocations, Counting};
+pub use bucket::Bucket;
 pub use model::{Request, ScriptedModel};
 pub use reply::{Fault, Reply, Usage, call, fail, raw_call, say, think};
 pub use response::Chunking;

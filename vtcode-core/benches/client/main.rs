@@ -20,7 +20,7 @@ use vtcode_core::config::limits::{ClientLimits, Limits, RateLimits};
 use vtcode_core::llm::LLMRequest;
 use vtcode_core::llm::message::Outcome;
 use vtcode_core::llm::optimized_client::{OptimizedLLMClient, StreamEvent};
-use vtcode_testkit::{Fault, ScriptedModel, TlsServer, fail, say};
+use vtcode_testkit::{Bucket, Fault, ScriptedModel, TlsServer, fail, say};
 
 mod distance;
 
@@ -414,24 +414,6 @@ async fn agents() {
     println!("{}", json!({"asked": asked, "refused": refused.map_or(0, |(_, count)| *count)}));
 }
 
-/// A token bucket, as a provider has one.
-struct Bucket {
-    per_second: f64,
-    burst: f64,
-    left: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn take(&mut self, now: Instant) -> bool {
-        let more = (now - self.at).as_secs_f64() * self.per_second;
-        (self.left, self.at) = ((self.left + more).min(self.burst), now);
-        let takes = self.left >= 1.0;
-        self.left -= f64::from(u8::from(takes));
-        takes
-    }
-}
-
 async fn limits() {
     const PROCESSES: usize = 8;
     const AGENTS: usize = 20;
@@ -443,8 +425,7 @@ async fn limits() {
         [("8 processes × 20 agents", 60 * PER_SECOND), ("  without limits of our own", 60_000_000)]
     {
         let burst = f64::from(PER_SECOND) / 2.0;
-        let per_second = f64::from(PER_SECOND);
-        let bucket = Mutex::new(Bucket { per_second, burst, left: burst, at: Instant::now() });
+        let bucket = Bucket::new(f64::from(PER_SECOND), burst);
         let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
         let counted = Arc::clone(&counts);
         let began = Arc::new(Mutex::new(None::<Instant>));
@@ -452,7 +433,7 @@ async fn limits() {
         let model = ScriptedModel::start_with(move |_, _| {
             let now = Instant::now();
             let since = now - *first.lock().expect("no panic").get_or_insert(now);
-            let taken = bucket.lock().expect("no panic").take(now);
+            let taken = bucket.take();
             if since >= WARM_UP && since < WARM_UP + MEASURED {
                 counted[usize::from(!taken)].fetch_add(1, Ordering::SeqCst);
             }

@@ -1,9 +1,9 @@
 //! Rate limits against a provider that truly limits: a bucket of its own, and 429 when it is empty.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use vtcode_core::config::endpoint::{Endpoint, Wire};
@@ -11,40 +11,15 @@ use vtcode_core::config::limits::{ClientLimits, Limits, RateLimits};
 use vtcode_core::llm::LLMRequest;
 use vtcode_core::llm::message::Outcome;
 use vtcode_core::llm::optimized_client::{LlmError, OptimizedLLMClient, StreamEvent};
-use vtcode_testkit::{Fault, Reply, ScriptedModel, fail, say};
-
-/// A token bucket, as a provider has one.
-struct Bucket {
-    per_second: f64,
-    burst: f64,
-    left: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn new(per_second: f64, burst: f64) -> Self {
-        Self { per_second, burst, left: burst, at: Instant::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        let now = Instant::now();
-        let more = (now - self.at).as_secs_f64() * self.per_second;
-        (self.left, self.at) = ((self.left + more).min(self.burst), now);
-        if self.left < 1.0 {
-            return false;
-        }
-        self.left -= 1.0;
-        true
-    }
-}
+use vtcode_testkit::{Bucket, Fault, Reply, ScriptedModel, fail, say};
 
 /// A model with a limit, which counts what it refused.
 async fn limited(per_second: f64, burst: f64) -> (ScriptedModel, Arc<AtomicUsize>) {
-    let bucket = Mutex::new(Bucket::new(per_second, burst));
+    let bucket = Bucket::new(per_second, burst);
     let refused = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&refused);
     let model = ScriptedModel::start_with(move |_, _| {
-        if bucket.lock().unwrap().take() {
+        if bucket.take() {
             return say("yes");
         }
         count.fetch_add(1, Ordering::SeqCst);
