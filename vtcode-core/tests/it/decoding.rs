@@ -7,6 +7,7 @@ use vtcode_core::llm::message::Delta;
 use vtcode_core::llm::provider::{self, sse::SseParser};
 use vtcode_testkit::Allocations;
 
+use crate::session::POOL;
 use crate::streams;
 
 /// Deltas that are decoded before anything is counted: more than half of all, so that the text that
@@ -16,6 +17,8 @@ const COUNTED: usize = 4_000;
 
 #[test]
 fn a_delta_takes_no_memory_on_any_wire() {
+    // Somebody who makes the pool smaller meanwhile makes deltas dearer.
+    let _alone = POOL.blocking_lock();
     for wire in Wire::ALL {
         for piece in ["a word ", "a line\\n", "\\\"quoted\\\" ", "gr\u{fc}n \u{1f642} "] {
             let (begin, delta) = (streams::begin(wire), streams::delta(wire, piece));
@@ -57,6 +60,7 @@ fn a_delta_takes_no_memory_on_any_wire() {
 
 #[test]
 fn a_piece_of_a_calls_arguments_takes_no_memory_where_the_wire_has_such() {
+    let _alone = POOL.blocking_lock();
     for wire in [Wire::OpenAiChat, Wire::OpenAiResponses, Wire::Anthropic] {
         let mut decoder = provider::for_wire(wire).decoder(&Arc::default());
         let (mut parser, mut deltas) = (SseParser::new(), Vec::new());
@@ -78,4 +82,25 @@ fn a_piece_of_a_calls_arguments_takes_no_memory_where_the_wire_has_such() {
         }
         assert!(some <= 1, "{wire}: {some} of {COUNTED} pieces took memory");
     }
+}
+
+#[test]
+fn each_answer_is_framed_in_buffers_that_were_used_before() {
+    let _alone = POOL.blocking_lock();
+    let bytes = b"event: content\ndata: {\"text\":\ndata: \"some words\"}\n\n";
+    let frame_all = || {
+        let mut events = 0;
+        // Cut at each place, so that every line has to be put together once.
+        for cut in 1..bytes.len() {
+            let mut parser = SseParser::new();
+            for part in [&bytes[..cut], &bytes[cut..]] {
+                parser.push(part, |_, _| events += 1).unwrap();
+            }
+        }
+        events
+    };
+    // The first time fills the shelves.
+    frame_all();
+    let (events, asked) = Allocations::during(frame_all);
+    assert_eq!((events, asked.count), (bytes.len() - 1, 0));
 }

@@ -61,6 +61,9 @@ fn every_preset_can_be_used_and_says_what_it_is_for() {
     assert_eq!(kept(OptimizationConfig::production()), (128, 64, 32, 256));
     assert_eq!(kept(OptimizationConfig::development()), kept(OptimizationConfig::default()));
     assert!(OptimizationConfig::development().profiling.enable_regression_testing);
+    let debug = OptimizationConfig::debug();
+    assert!(!debug.async_pipeline.enable_batching);
+    assert!(!debug.agent_execution.enable_performance_prediction);
     let production = OptimizationConfig::production();
     assert!(!production.profiling.enabled && production.memory_pool.enabled);
 }

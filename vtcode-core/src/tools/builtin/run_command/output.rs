@@ -311,6 +311,7 @@ fn line_ends(text: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::memory_pool::PoolStatistics;
 
     fn output(result_bytes: usize, spool_dir: &Path) -> Output {
         Output::new(result_bytes, spool_dir, "call", None)
@@ -318,6 +319,21 @@ mod tests {
 
     fn lines(range: std::ops::Range<u32>) -> String {
         range.map(|n| ["line ", &n.to_string(), "\n"].concat()).collect()
+    }
+
+    #[test]
+    fn what_a_command_prints_is_gathered_in_buffers_of_the_pool() {
+        let dir = tempfile::tempdir().unwrap();
+        let counts = || global_pool().statistics_of_this_thread();
+        let before = counts();
+        let mut output = output(1000, dir.path());
+        let taken = counts();
+        // Of its bytes, their text, and what of it no longer changes.
+        assert_eq!(taken.reused + taken.fresh, before.reused + before.fresh + 3);
+        output.take(b"some words\n");
+        drop(output);
+        let back = |c: PoolStatistics| c.kept + c.full + c.oversize;
+        assert!(back(counts()) > back(taken));
     }
 
     #[test]
