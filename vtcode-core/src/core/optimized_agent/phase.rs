@@ -534,16 +534,17 @@ impl Answer {
             return;
         }
         let mut calls = take(&mut self.calls);
-        // Collected, the list would grow from one size to the next.
-        let mut results = Vec::with_capacity(calls.len());
-        results.extend(calls.drain(..).filter_map(|Call { part, state }| {
-            let interrupted = |ran| Some(ToolAnswer::interrupted(self.call(part)?, ran));
-            match state {
-                CallState::Done(answer) => Some(answer),
-                CallState::Running => interrupted(true),
-                CallState::Waiting => interrupted(false),
-            }
-        }));
+        let results: Vec<ToolAnswer> = calls
+            .drain(..)
+            .filter_map(|Call { part, state }| {
+                let interrupted = |ran| Some(ToolAnswer::interrupted(self.call(part)?, ran));
+                match state {
+                    CallState::Done(answer) => Some(answer),
+                    CallState::Running => interrupted(true),
+                    CallState::Waiting => interrupted(false),
+                }
+            })
+            .collect();
         // Emptied, it is there for the next answer's calls.
         self.calls = calls;
         actions.push(Action::Append(Message::Assistant { parts: take(&mut self.parts) }));
