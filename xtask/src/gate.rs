@@ -1,6 +1,6 @@
 //! The gate against regressions: a few fixed workloads run under valgrind's callgrind, which counts
 //! instructions, and with an allocator that counts; what took more than the newest entry of
-//! `gate.toml` fails. Counts do not depend on how busy the machine is, so they can fail a build.
+//! `gate.toml` fails. Counts hardly depend on how busy the machine is, so they can fail a build.
 //! Never looks at a clock, and never changes the baseline unless told to, with a reason.
 
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ mod run;
 mod valgrind;
 mod workloads;
 
-use baseline::{Baseline, Change};
+use baseline::{Baseline, Change, Verdict};
 pub(crate) use count::{Options as CountOptions, run as count};
 use machine::Class;
 use run::{Counts, Harm, Program};
@@ -49,6 +49,9 @@ pub(crate) const BASELINE: &str = "xtask/gate.toml";
 
 /// Instructions may grow by this share before the gate closes.
 const MORE_INSTRUCTIONS: f64 = 0.005;
+
+/// How often at most is counted before something fails.
+const LOOKS: usize = 4;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let path = crate::root().join(BASELINE);
@@ -88,16 +91,32 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let counts = program.count(class.is_some(), Harm::NONE)?;
-    let mut verdict = baseline.judge(class.as_ref(), &counts);
-    if verdict.fails() {
-        // A thread that was late costs a few thousand instructions; what is slower stays slower.
-        let again = program.count(class.is_some(), Harm::NONE)?;
-        verdict = baseline.judge(class.as_ref(), &counts.least(&again));
-    }
+    let verdict = judged(&program, &baseline, class.as_ref(), counts, Harm::NONE)?;
     if options.json {
         println!("{:#}", verdict.json());
     } else {
         print!("{}", verdict.table());
     }
     Ok(if verdict.fails() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Returns what the baseline says of these counts. What fails is counted again, a few times, and the
+/// least counts: a thread that was late costs a few thousand instructions, and on a busy machine many
+/// are late; what is slower stays slower.
+fn judged(
+    program: &Program,
+    baseline: &Baseline,
+    class: Option<&Class>,
+    mut counts: Counts,
+    harm: Harm,
+) -> anyhow::Result<Verdict> {
+    let mut verdict = baseline.judge(class, &counts);
+    for _ in 1..LOOKS {
+        if !verdict.fails() {
+            break;
+        }
+        counts = counts.least(&program.count(class.is_some(), harm)?);
+        verdict = baseline.judge(class, &counts);
+    }
+    Ok(verdict)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::baseline::{Baseline, Change};
+use super::judged;
 use super::machine::Class;
 use super::run::{BURN, BURN_ROUNDS, Counts, Harm, Program};
 
@@ -28,7 +29,7 @@ pub(super) fn run(program: &Program, runs: usize) -> anyhow::Result<ExitCode> {
     for run in 1..=runs {
         let counts = program.count(true, Harm::NONE)?;
         spread.add(&first, &counts);
-        let failed = verdict(program, &baseline, &counts, Harm::NONE)?;
+        let failed = failed(program, &baseline, counts, Harm::NONE)?;
         if !failed.is_empty() {
             alarms += 1;
             println!("run {run}: false alarm: {}", failed.join(", "));
@@ -49,7 +50,7 @@ pub(super) fn run(program: &Program, runs: usize) -> anyhow::Result<ExitCode> {
         let mut found = 0;
         for _ in 0..tries {
             let counts = program.count(true, harm)?;
-            let failed = verdict(program, &baseline, &counts, harm)?;
+            let failed = failed(program, &baseline, counts, harm)?;
             found += usize::from(failed.iter().any(|name| name == "turn"));
         }
         Ok(found)
@@ -67,22 +68,15 @@ pub(super) fn run(program: &Program, runs: usize) -> anyhow::Result<ExitCode> {
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Returns what fails, after the second look that the gate takes, too.
-fn verdict(
+/// Returns what fails, as the gate looks at it.
+fn failed(
     program: &Program,
     baseline: &Baseline,
-    counts: &Counts,
+    counts: Counts,
     harm: Harm,
 ) -> anyhow::Result<Vec<String>> {
-    let class = class();
-    let names = |counts: &Counts| -> Vec<String> {
-        baseline.judge(Some(&class), counts).failed().into_iter().map(str::to_owned).collect()
-    };
-    let failed = names(counts);
-    if failed.is_empty() {
-        return Ok(failed);
-    }
-    Ok(names(&counts.least(&program.count(true, harm)?)))
+    let verdict = judged(program, baseline, Some(&class()), counts, harm)?;
+    Ok(verdict.failed().into_iter().map(str::to_owned).collect())
 }
 
 /// How far the counts of one workload lay apart.
