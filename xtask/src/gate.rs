@@ -77,9 +77,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if let Some(reason) = &options.update {
         let class =
             class.context("a baseline holds instructions, and there is no valgrind here")?;
-        let counts: anyhow::Result<Vec<_>> =
-            (0..3).map(|_| program.count(true, Harm::NONE)).collect();
-        let counts = Counts::middle_of(&counts?);
+        let counts = counted(&program)?;
         let changed = baseline.changed(&class, &counts);
         if changed.is_empty() {
             println!("gate: nothing changed; the baseline stays");
@@ -100,9 +98,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(if verdict.fails() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Returns what a baseline is made of: as many counts as something gets before it fails.
+fn counted(program: &Program) -> anyhow::Result<Counts> {
+    let first = program.count(true, Harm::NONE)?;
+    (1..LOOKS).try_fold(first, |counts, _| Ok(counts.least(&program.count(true, Harm::NONE)?)))
+}
+
 /// Returns what the baseline says of these counts. What fails is counted again, a few times, and the
-/// least counts: a thread that was late costs a few thousand instructions, and on a busy machine many
-/// are late; what is slower stays slower.
+/// least of each block counts: a thread that was late costs a few thousand instructions, and on a
+/// busy machine many are late; what is slower stays slower.
 fn judged(
     program: &Program,
     baseline: &Baseline,

@@ -113,6 +113,10 @@ impl User {
         if let Some(tokens) = std::env::var_os("VTCODE_SUITE_ATTACHED_TOKENS") {
             command.env("VTCODE_MAX_ATTACHED_TOKENS", tokens).env("VTCODE_SECOND_TOKENS", "20000");
         }
+        // And with every optimization off: docs/config.md, presets.
+        if let Some(preset) = std::env::var_os("VTCODE_SUITE_PRESET") {
+            command.env("VTCODE_PRESET", preset);
+        }
         Program { command, stdin: None }
     }
 

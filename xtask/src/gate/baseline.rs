@@ -124,7 +124,7 @@ impl Baseline {
     fn lost(&self, counts: &Counts) -> Vec<String> {
         let names = self.changes.iter().flat_map(|change| change.readings.keys());
         let mut lost: Vec<String> =
-            names.filter(|name| !counts.0.contains_key(*name)).cloned().collect();
+            names.filter(|name| !counts.of.contains_key(*name)).cloned().collect();
         lost.sort();
         lost.dedup();
         lost
@@ -259,7 +259,7 @@ mod tests {
             let count = Count { instructions: Some(*instructions), allocations: *allocations };
             ((*name).to_owned(), count)
         };
-        Counts(of.iter().map(count).collect())
+        Counts::made(of.iter().map(count).collect())
     }
 
     fn class(name: &str) -> Class {

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::baseline::{Baseline, Change};
-use super::judged;
 use super::machine::Class;
 use super::run::{BURN, BURN_ROUNDS, Counts, Harm, Program};
+use super::{counted, judged};
 
 /// A class for the proof alone.
 fn class() -> Class {
@@ -17,9 +17,7 @@ fn class() -> Class {
 }
 
 pub(super) fn run(program: &Program, runs: usize) -> anyhow::Result<ExitCode> {
-    // As a baseline is taken: one count may be one in which a thread was late.
-    let counts: anyhow::Result<Vec<_>> = (0..3).map(|_| program.count(true, Harm::NONE)).collect();
-    let first = Counts::middle_of(&counts?);
+    let first = counted(program)?;
     let readings = Baseline::default().changed(&class(), &first);
     let change = Change::new("the first count of this proof", &class(), readings)?;
     let baseline = Baseline::parse(&change.toml())?;
@@ -38,8 +36,8 @@ pub(super) fn run(program: &Program, runs: usize) -> anyhow::Result<ExitCode> {
     println!("no change: {alarms} false alarms in {runs} runs (at most 1 % may be)");
     print!("{}", spread.text());
 
-    let turn = first.0.get("turn").and_then(|count| count.instructions).context("no turn")?;
-    let round = first.0.get(BURN).and_then(|count| count.instructions).context("no burn")?;
+    let turn = first.of.get("turn").and_then(|count| count.instructions).context("no turn")?;
+    let round = first.of.get(BURN).and_then(|count| count.instructions).context("no burn")?;
     // How many rounds this share of a turn is.
     let rounds = |share: f64| {
         #[expect(clippy::cast_sign_loss, reason = "neither is negative")]
@@ -94,7 +92,7 @@ struct Span {
 impl Spread {
     fn add(&mut self, first: &Counts, counts: &Counts) {
         for (name, count) in counts.kept() {
-            let Some(before) = first.0.get(name) else { continue };
+            let Some(before) = first.of.get(name) else { continue };
             let span = self.0.entry(name.clone()).or_default();
             if let (Some(before), Some(now)) = (before.instructions, count.instructions) {
                 let share = now as f64 / before as f64 - 1.0;

@@ -24,7 +24,11 @@ pub(super) struct Program {
 
 /// What each workload took.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Counts(pub(super) BTreeMap<String, Count>);
+pub(super) struct Counts {
+    pub(super) of: BTreeMap<String, Count>,
+    /// The instructions of each block, in the order in which they ran.
+    blocks: BTreeMap<String, Vec<u64>>,
+}
 
 /// What one workload took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -163,7 +167,7 @@ impl Counts {
             allocations.entry(name).or_default().push(number.parse()?);
         }
         ensure!(!allocations.is_empty(), "no workload ran");
-        let mut counts = BTreeMap::new();
+        let mut counts = Self::default();
         for (name, allocations) in allocations {
             let blocks = instructions.get(name);
             ensure!(
@@ -174,38 +178,37 @@ impl Counts {
                 instructions: blocks.map(|blocks| mean_of_middle(blocks.clone())),
                 allocations: middle(allocations),
             };
-            counts.insert(name.to_owned(), count);
+            counts.of.insert(name.to_owned(), count);
+            counts.blocks.extend(blocks.map(|blocks| (name.to_owned(), blocks.clone())));
         }
-        Ok(Self(counts))
+        Ok(counts)
     }
 
-    /// Returns of each workload the middle one of some counts.
-    pub(super) fn middle_of(counts: &[Self]) -> Self {
-        let middle_of = |name: &String| {
-            let all = || counts.iter().filter_map(|counts| counts.0.get(name));
-            let instructions: Option<Vec<u64>> = all().map(|count| count.instructions).collect();
-            let allocations = middle(all().map(|count| count.allocations).collect());
-            (name.clone(), Count { instructions: instructions.map(middle), allocations })
-        };
-        Self(counts.iter().flat_map(|counts| counts.0.keys()).map(middle_of).collect())
+    /// Returns counts of exactly this, as if they had been taken.
+    #[cfg(test)]
+    pub(super) fn made(of: BTreeMap<String, Count>) -> Self {
+        Self { of, blocks: BTreeMap::new() }
     }
 
-    /// Returns the lesser of two counts of each workload.
-    pub(super) fn least(&self, other: &Self) -> Self {
-        let least = |(name, count): (&String, &Count)| {
-            let other = other.0.get(name).unwrap_or(count);
-            let least = Count {
-                instructions: count.instructions.min(other.instructions),
-                allocations: count.allocations.min(other.allocations),
+    /// Takes of two counts what each block took at least: on a busy machine threads are late in some
+    /// turns of every count, but hardly in the same ones.
+    pub(super) fn least(mut self, other: &Self) -> Self {
+        for (name, count) in &mut self.of {
+            let Some(again) = other.of.get(name) else { continue };
+            count.allocations = count.allocations.min(again.allocations);
+            let (Some(blocks), Some(others)) = (self.blocks.get_mut(name), other.blocks.get(name))
+            else {
+                continue;
             };
-            (name.clone(), least)
-        };
-        Self(self.0.iter().map(least).collect())
+            blocks.iter_mut().zip(others).for_each(|(block, other)| *block = (*block).min(*other));
+            count.instructions = Some(mean_of_middle(blocks.clone()));
+        }
+        self
     }
 
     /// Returns the workloads that the baseline keeps.
     pub(super) fn kept(&self) -> impl Iterator<Item = (&String, &Count)> {
-        self.0.iter().filter(|(name, _)| *name != BURN)
+        self.of.iter().filter(|(name, _)| *name != BURN)
     }
 }
 
@@ -221,4 +224,27 @@ fn mean_of_middle(mut numbers: Vec<u64>) -> u64 {
 fn middle(mut numbers: Vec<u64>) -> u64 {
     numbers.sort_unstable();
     numbers[numbers.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_late_in_one_count_is_taken_from_another() {
+        let counts = |blocks: &[u64], allocated: u64| {
+            let printed = format!("turn {allocated}\n").repeat(blocks.len());
+            Counts::of(&printed, &BTreeMap::from([("turn".to_owned(), blocks.to_vec())])).unwrap()
+        };
+        let quiet = counts(&[100, 101, 102, 103, 104, 105, 106, 107], 7);
+        let (early, late) = (
+            counts(&[900, 901, 902, 903, 104, 105, 106, 107], 7),
+            counts(&[100, 101, 102, 103, 904, 905, 906, 907], 8),
+        );
+        assert!(early.of["turn"].instructions > quiet.of["turn"].instructions);
+        assert_eq!(early.least(&late), quiet);
+        // Slower in each count is slower.
+        let slower = counts(&[110, 111, 112, 113, 114, 115, 116, 117], 7);
+        assert_eq!(slower.clone().least(&slower), slower);
+    }
 }
