@@ -176,6 +176,16 @@ proptest! {
 }
 
 #[tokio::test]
+async fn a_note_names_its_step_when_the_messages_of_that_are_not_read_again() {
+    let read = || call("read_file", json!({"path": "a.txt"}));
+    let replies = vec![read(), read(), Reply::default().finish("length"), read()];
+    let whole = sent(Wire::Anthropic, full(), replies.clone(), &[&["one", "two"]]).await;
+    let parts = sent(Wire::Anthropic, small(), replies, &[&["one"], &["two"]]).await;
+    assert_eq!(whole.transcript.matches("[unchanged since step 1]").count(), 2);
+    whole.compare(&parts).unwrap();
+}
+
+#[tokio::test]
 async fn what_was_read_before_a_session_stopped_may_be_replaced_when_it_goes_on() {
     let replies = vec![
         call("read_file", json!({"path": "a.txt"})),

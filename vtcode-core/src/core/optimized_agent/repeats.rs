@@ -81,7 +81,8 @@ impl Repeats {
                         // The answer before these results ended the step that they belong to.
                         let step = repeats.step - 1;
                         let text = answer.text.split(MARK).next().unwrap_or_default();
-                        repeats.see(call, without_note(text), step);
+                        let (since, text) = without_note(text);
+                        repeats.see(call, text, since.filter(|s| *s < step).unwrap_or(step));
                     }
                 }
             }
@@ -179,11 +180,14 @@ impl Repeats {
     }
 }
 
-fn without_note(text: &str) -> &str {
-    match text.split_once('\n') {
-        Some((line, rest)) if line.starts_with(NOTE) => rest,
-        _ => text,
-    }
+/// Returns a result as it came from its tool, and the step that its note names: where the messages of
+/// that one were not read again, nothing else tells it.
+fn without_note(text: &str) -> (Option<u32>, &str) {
+    let noted =
+        text.split_once('\n').and_then(|(line, rest)| Some((line.strip_prefix(NOTE)?, rest)));
+    let Some((note, rest)) = noted else { return (None, text) };
+    let digits = note.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    (digits.parse().ok(), rest)
 }
 
 /// Returns JSON without what a model may write otherwise the next time and mean the same.
@@ -266,6 +270,14 @@ mod tests {
         let noted = repeats.noted(&again, gave("one"));
         assert_eq!(noted.as_deref(), Some("[unchanged since step 1]\none"));
         assert_eq!(repeats.noted(&again, command("one")), None, "no read");
+        // The first of them lies in a file and was not read again: its step is told by the note.
+        let mut repeats = Repeats::after(1, &messages[3..]);
+        let noted = repeats.noted(&again, gave("one"));
+        assert_eq!(noted.as_deref(), Some("[unchanged since step 1]\none"));
+        // What a tool says is no note of ours: no step is later than the one that it was said in.
+        let odd = turn("[unchanged since step 99]\none");
+        let noted = Repeats::after(1, &odd).noted(&again, gave("one"));
+        assert_eq!(noted.as_deref(), Some("[unchanged since step 2]\none"));
     }
 
     #[test]
