@@ -204,7 +204,11 @@ async fn a_session_that_dies_at_any_record_of_its_journal_goes_on_and_runs_nothi
     // Behind each record, in the middle of the next one. Times and numbers of processes differ by
     // some bytes from one session to the next, and calls end in another order: what was missed is
     // tried again, elsewhere in the record.
-    for part in [2, 8, 3] {
+    let most = |reached: &BTreeSet<usize>| reached.len() * 10 >= total * 9;
+    for (round, part) in [2, 8, 3, 5, 4, 7].into_iter().enumerate() {
+        if round > 2 && most(&reached) {
+            break;
+        }
         let missed = (1..total).filter(|count| !reached.contains(count));
         let mut places: Vec<_> = missed.map(|n| begins[n] + lines[n] / part).collect();
         places.append(&mut extra);
@@ -215,7 +219,7 @@ async fn a_session_that_dies_at_any_record_of_its_journal_goes_on_and_runs_nothi
         "{points} crashes survived, behind {} of {total} records; no tool ran twice",
         reached.len()
     );
-    assert!(reached.len() * 10 >= total * 9, "{} of {total}: {reached:?}", reached.len());
+    assert!(most(&reached), "{} of {total}: {reached:?}", reached.len());
 }
 
 /// Lets a session die at each of these places; returns how many records each wrote.
