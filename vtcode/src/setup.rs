@@ -199,6 +199,14 @@ pub(crate) fn check(
 ) -> Option<Check> {
     let checks = &settings.checks;
     if settings.limits.agent.checks.run_cpu.is_zero() {
+        if let Some(command) = &checks.command {
+            let _ = writeln!(
+                io::stderr(),
+                "vtcode: the check `{}` is not run: the preset, check.run_cpu_s or \
+                 optimization.agent_execution turns checks off (vtcode config show)",
+                crate::terminal::clean(command)
+            );
+        }
         return None;
     }
     let check = Check::new(CheckPlan {

@@ -45,3 +45,16 @@ async fn a_check_that_was_asked_for_is_run_or_the_user_is_told_why_not() {
     let ran = user.exec(&model, "go").arg("--check").arg(check).run().await.exits(0);
     assert!(ran.stderr.contains("is not run as a check"), "{ran}");
 }
+
+#[tokio::test]
+async fn a_check_that_a_preset_turns_off_is_not_passed_over_in_silence() {
+    let user = User::with([("a.txt", "alpha\n")]);
+    let edit = json!({"path": "a.txt", "old_text": "alpha", "new_text": "beta"});
+    for (preset, told) in [("debug", true), ("production", false)] {
+        user.folder.write("a.txt", "alpha\n");
+        let model = ScriptedModel::start(vec![call("edit_file", edit.clone()), say("Done.")]).await;
+        let exec = user.exec(&model, "go").args(["--preset", preset, "--check", "touch checked"]);
+        let ran = exec.run().await.exits(0);
+        assert_eq!(ran.stderr.contains("the check `touch checked` is not run"), told, "{ran}");
+    }
+}

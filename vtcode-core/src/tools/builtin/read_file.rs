@@ -352,7 +352,9 @@ fn read(
 ) -> Result<Answer, ToolError> {
     let path = workspace.resolve(&range.path)?;
     let first = range.start.unwrap_or(1).max(1);
-    let last = range.end.unwrap_or_else(|| first.saturating_add(LINES - 1));
+    // There is no line 0: models that fill in every field say so where they mean none.
+    let end = range.end.filter(|end| *end > 0);
+    let last = end.unwrap_or_else(|| first.saturating_add(LINES - 1));
     if last < first {
         return Err(ToolError::Failed(format!("line {first} to {last} is an empty range")));
     }
@@ -504,6 +506,8 @@ mod tests {
             "300\tline 300\n(lines 300-300 of 300)\n"
         );
         assert!(read(json!({"path": "a", "start": 0})).await.starts_with("1\tline 1\n"));
+        let whole = read(json!({"path": "a"})).await;
+        assert_eq!(read(json!({"path": "a", "start": 0, "end": 0})).await, whole);
         assert_eq!(
             read(json!({"path": "a", "start": 301})).await,
             "`a` has 300 lines; there is no line 301"
