@@ -87,6 +87,12 @@ impl<'a> Reader<'a> {
                 "program" | "list" | "pipeline" | "redirected_statement" => {
                     let first = open.len();
                     open.extend(children(node));
+                    // A redirection that stands alone is of no command, and not of the one before.
+                    if node.kind() == "redirected_statement"
+                        && open.get(first).is_some_and(|part| part.kind() == "file_redirect")
+                    {
+                        return None;
+                    }
                     open[first..].reverse();
                 }
                 "command" => self.command(node)?,
